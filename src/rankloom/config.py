@@ -1,0 +1,156 @@
+"""Strict, frozen configs: TOML text to typed objects and back.
+
+A key that a config does not know is an error that lists the keys it does know, so that a typing
+error never turns into a silently ignored setting.
+"""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+
+class Config(BaseModel):
+    """Base of every config: frozen, no unknown keys, fields documented by their docstrings."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
+    )
+
+
+ConfigT = TypeVar("ConfigT", bound=BaseModel)
+
+
+def parse_config(config_type: type[ConfigT], values: dict[str, Any], source: str) -> ConfigT:
+    """Validate `values` as a `config_type`.
+
+    Args:
+        config_type: the config class.
+        values: nested plain values, as TOML or JSON gives them.
+        source: where the values come from, named in errors (a file path, `--set`).
+
+    Raises:
+        ValueError: one line per problem; an unknown key is answered with the known ones.
+    """
+    try:
+        return config_type.model_validate(values)
+    except ValidationError as error:
+        raise ValueError(describe_errors(config_type, error, source)) from None
+
+
+def load_config(config_type: type[ConfigT], path: str | Path) -> ConfigT:
+    """Read a TOML file as a `config_type`; errors as in `parse_config`."""
+    return parse_config(config_type, read_toml(path), str(path))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Parse a TOML file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not TOML; the message gives file, line and column.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not valid TOML: {error}") from None
+
+
+def to_toml(config: BaseModel) -> str:
+    """TOML text of a config; parsing it again gives an equal config. `None` values are left out."""
+    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+
+
+def apply_overrides(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
+    """Return `values` with dotted `key=value` assignments applied, as `--set` gives them.
+
+    The value is read as a TOML value (`training.learning_rate=1e-3`, `model.hidden=[64, 32]`); what
+    is not TOML is taken as text, so `model.name=dcnv2` needs no quotes.
+
+    Raises:
+        ValueError: an assignment has no `=`, or its path runs through a value that is no table.
+    """
+    result = _copy_tables(values)
+    for assignment in assignments:
+        key, equals, text = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ValueError(f"--set takes key=value; got {assignment!r}")
+        *parents, last = key.strip().split(".")
+        table = result
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ValueError(f"--set {key}: {parent} is a value, not a table")
+        table[last] = _parse_value(text.strip())
+    return result
+
+
+def describe_errors(config_type: type[BaseModel], error: ValidationError, source: str) -> str:
+    """One line per validation error, with the known keys where a key is unknown."""
+    lines = []
+    for detail in error.errors():
+        location = ".".join(str(part) for part in detail["loc"])
+        if detail["type"] == "extra_forbidden":
+            key = str(detail["loc"][-1])
+            known = _known_keys(config_type, detail["loc"][:-1])
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {close[0]}?" if close else ""
+            listing = f"; known keys: {', '.join(known)}" if known else ""
+            lines.append(f"{source}: unknown key {location}{hint}{listing}")
+        elif detail["type"] == "missing":
+            lines.append(f"{source}: {location} is missing")
+        elif detail["type"] == "value_error":
+            where = f" {location}:" if location else ""
+            lines.append(f"{source}:{where} {detail['ctx']['error']}")
+        else:
+            lines.append(f"{source}: {location}: {detail['msg']}; got {detail['input']!r}")
+    return "\n".join(lines)
+
+
+def _copy_tables(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _copy_tables(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+    }
+
+
+def _parse_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _known_keys(config_type: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
+    """Keys of the config that stands at `location`, following nested configs and union tags."""
+    candidates: list[type[BaseModel]] = [config_type]
+    for part in location:
+        nested: list[type[BaseModel]] = []
+        for candidate in candidates:
+            field = candidate.model_fields.get(str(part))
+            if field is not None:
+                nested.extend(_config_types(field.annotation))
+        tagged = [c for c in candidates if _kind_of(c) == part]
+        # A dictionary key or a list index stays at the same candidates.
+        candidates = nested or tagged or candidates
+    return sorted({name for candidate in candidates for name in candidate.model_fields})
+
+
+def _kind_of(config_type: type[BaseModel]) -> object:
+    field = config_type.model_fields.get("kind")
+    return None if field is None else field.default
+
+
+def _config_types(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    found: list[type[BaseModel]] = []
+    for argument in getattr(annotation, "__args__", ()):
+        found.extend(_config_types(argument))
+    return found

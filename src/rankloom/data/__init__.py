@@ -1,0 +1,1 @@
+"""From raw tables to batches: prepare, store, loader, sources."""

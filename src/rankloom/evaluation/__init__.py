@@ -1,0 +1,1 @@
+"""Metrics, significance, cost: pure functions."""

@@ -1,0 +1,1 @@
+"""Exchangeable parts of models: embedding, interaction, gates, attention: each idea once."""

@@ -1,0 +1,1 @@
+"""Ranking models: one paper, one file."""

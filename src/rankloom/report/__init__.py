@@ -1,0 +1,1 @@
+"""Leaderboards and pages, generated from run records only."""

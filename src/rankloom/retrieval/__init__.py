@@ -1,0 +1,1 @@
+"""Generative and sequential retrieval: tokenizers, generators, decoding."""

@@ -1,0 +1,1 @@
+"""What ran, on what, with which result."""

@@ -1,0 +1,1 @@
+"""Multi-scenario and multi-task models: one paper, one file."""

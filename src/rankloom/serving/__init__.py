@@ -1,0 +1,1 @@
+"""Export and the HTTP server; imports nothing from training."""
