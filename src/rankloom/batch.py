@@ -4,7 +4,7 @@ All classes are frozen dataclasses registered with torch's pytrees, so that a ba
 `torch.compile` and `torch.export` as it is. Parts that a data set does not have are None.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import TypeVar, cast
 
@@ -108,7 +108,7 @@ class Batch:
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Batch":
         """The given rows, in the given order; one gather per tensor."""
-        sequences = {name: _select_group(group, rows) for name, group in self.sequences.items()}
+        sequences = {name: select_group(group, rows) for name, group in self.sequences.items()}
         flat = replace(self, sequences={}).map(lambda tensor: tensor.index_select(0, rows))
         return replace(flat, sequences=sequences)
 
@@ -127,7 +127,55 @@ def _map_tensors(value: Value, function: Callable[[Tensor], Tensor]) -> Value:
     return value
 
 
-def _select_group(group: SequenceGroup, rows: Tensor) -> SequenceGroup:
+def concat_batches(batches: Sequence[Batch]) -> Batch:
+    """The rows of several batches, one batch after another; one copy per tensor.
+
+    Raises:
+        ValueError: there are no batches.
+    """
+    if not batches:
+        raise ValueError("concat_batches needs at least one batch")
+    if len(batches) == 1:
+        return batches[0]
+    first = batches[0]
+    parts = {
+        part.name: _concat([getattr(batch, part.name) for batch in batches])
+        for part in fields(first)
+        if part.name != "sequences"
+    }
+    sequences = {
+        name: _concat_groups([batch.sequences[name] for batch in batches])
+        for name in first.sequences
+    }
+    return Batch(sequences=sequences, **parts)
+
+
+def _concat(values: list[Value]) -> Value:
+    first = values[0]
+    if isinstance(first, Tensor):
+        return cast(Value, torch.cat(cast(list[Tensor], values)))
+    if isinstance(first, dict):
+        tables = cast(list[dict[str, Tensor]], values)
+        return cast(Value, {key: _concat([table[key] for table in tables]) for key in first})
+    return first
+
+
+def _concat_groups(groups: list[SequenceGroup]) -> SequenceGroup:
+    starts = [0]
+    for group in groups:
+        starts.append(starts[-1] + group.ids.shape[0])
+    offsets = [group.offsets[:-1] + start for group, start in zip(groups, starts, strict=False)]
+    offsets.append(groups[0].offsets.new_tensor([starts[-1]]))
+    events = {
+        part.name: _concat([getattr(group, part.name) for group in groups])
+        for part in fields(groups[0])
+        if part.name != "offsets"
+    }
+    return SequenceGroup(offsets=torch.cat(offsets), **events)
+
+
+def select_group(group: SequenceGroup, rows: Int[Tensor, " rows"]) -> SequenceGroup:
+    """The given rows of one sequence group, in the given order; one gather per tensor."""
     index, offsets = jagged_rows(group.offsets, rows)
     events = {
         part.name: getattr(group, part.name) for part in fields(group) if part.name != "offsets"

@@ -31,6 +31,8 @@ class TableInput(Config):
     """Texts that mean "missing"."""
     fields: tuple[str, ...] = ()
     """libsvm and libfm: names of the fields, in the order of their entries in a line."""
+    types: dict[str, Literal["integer", "number", "text"]] = Field(default_factory=dict)
+    """Type of a column, where the first rows of a text file would mislead."""
 
 
 class Derive(Config):

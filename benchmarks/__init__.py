@@ -1,0 +1,1 @@
+"""Speed and quality benchmarks: what is measured, against whom, and the tables made of it."""

@@ -1,0 +1,1 @@
+"""One module per library; each runs in its own process."""

@@ -1,0 +1,69 @@
+"""Progress bars and tables on stderr, results on stdout."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+STDERR = Console(stderr=True)
+STDOUT = Console()
+
+
+@contextmanager
+def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
+    """A bar for one training run: step, rate, remaining time of the epoch, validation metric."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        TextColumn("{task.fields[rate]}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[metric]}"),
+    )
+    with Progress(*columns, console=STDERR, transient=True) as bars:
+        task = bars.add_task(title, total=None, rate="", metric="")
+
+        def update(state: Any) -> None:
+            metric = "" if state.metric is None else f"best {state.metric:.5f}"
+            bars.update(
+                task,
+                description=f"{title} epoch {state.epoch + 1}",
+                completed=state.step,
+                total=state.steps_total,
+                rate=f"{state.rows_per_second:,.0f} rows/s",
+                metric=metric,
+            )
+
+        yield update
+
+
+@contextmanager
+def row_progress() -> Iterator[Callable[[str, int], None]]:
+    """A line per stage of `prepare` with the rows done."""
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        TextColumn("{task.completed:,.0f} rows"),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+    )
+    with Progress(*columns, console=STDERR, transient=True) as bars:
+        stages: dict[str, Any] = {}
+
+        def update(stage: str, rows: int) -> None:
+            if stage not in stages:
+                stages[stage] = bars.add_task(stage, total=None, rate="")
+            task = bars.tasks[bars.task_ids.index(stages[stage])]
+            speed = f"{rows / task.elapsed:,.0f} rows/s" if task.elapsed else ""
+            bars.update(stages[stage], completed=rows, rate=speed)
+
+        yield update

@@ -1,0 +1,41 @@
+"""The `rankloom` command. Heavy imports happen inside the commands, so that `--help` is instant."""
+
+import typer
+
+from rankloom.cli import (
+    compare,
+    data,
+    evaluate,
+    models,
+    predict,
+    prepare,
+    schema,
+    train,
+)
+from rankloom.cli.errors import show_errors
+
+app = typer.Typer(
+    help="From raw interaction logs to served recommendations.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(data.app, name="data")
+app.add_typer(schema.app, name="schema")
+app.command("prepare")(show_errors(prepare.prepare))
+app.command("train")(show_errors(train.train))
+app.command("evaluate")(show_errors(evaluate.evaluate))
+app.command("predict")(show_errors(predict.predict))
+app.command("compare")(show_errors(compare.compare))
+app.command("models")(show_errors(models.models))
+app.command("model")(show_errors(models.model))
+
+
+@app.callback(invoke_without_command=True)
+def main(version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+    """Show the version when asked."""
+    if version:
+        from rankloom import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit

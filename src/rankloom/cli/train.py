@@ -1,0 +1,34 @@
+"""`rankloom train RECIPE.toml`: one run."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    recipe: Annotated[Path, typer.Argument(help="Recipe (TOML).")],
+    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
+    ] = None,
+    fresh: Annotated[bool, typer.Option(help="Start anew instead of continuing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the record's figures.")] = False,
+) -> None:
+    """Train one recipe. Interrupted, the same command continues where it stopped."""
+    from rankloom.cli.console import training_progress
+    from rankloom.training.experiment import train as run_train
+    from rankloom.training.recipe import load_recipe
+
+    chosen = load_recipe(recipe, settings or [])
+    with training_progress(chosen.name) as progress:
+        run = run_train(chosen, out=out, resume=not fresh, progress=progress)
+    record = run.record
+    if as_json:
+        typer.echo(json.dumps({"folder": str(run.folder), "metrics": record.metrics}))
+        return
+    for split, metrics in record.metrics.items():
+        figures = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
+        typer.echo(f"{split:5}  {figures}")
+    typer.echo(f"run folder: {run.folder}")

@@ -1,0 +1,389 @@
+"""Feature embedding: every field of a row as one vector of a common width.
+
+All id fields of one width read ONE stacked table: the id tables lie one after another and share a
+single padding row, row 0, so a batch costs one gather however many fields it has. The rules:
+
+- categorical field: its id's row.
+- sequence group: one field per id member, the mean of its values' rows (masked mean pooling: 0
+  counts for nothing, an empty sequence gives zeros); one field per numeric or vector member, the
+  mean over events of what the same member would give as a plain field.
+- numeric field: the field's own vector times its value.
+- vector field: a linear projection without bias.
+
+Padding (id 0) is a zero vector everywhere. Its row starts at zero and receives no gradient, so it
+stays there: Adam and L2 leave a zero with a zero gradient alone.
+"""
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from rankloom.batch import Batch, SequenceGroup
+from rankloom.schema import PADDING, Schema, SequenceField
+
+INIT_STD = 1e-4
+"""Standard deviation of new embeddings; the field's tuned benchmarks agree on it."""
+
+Pending = list[tuple[Int[Tensor, " entries"], Float[Tensor, "entries dim"]]]
+"""Row gradients not yet applied: row indices (repeats allowed) and their gradients."""
+
+
+class Table(nn.Module):
+    """Rows of embeddings. Optimizers find it by its type (`tables`, `table_parameters`).
+
+    Gradients arrive in one of two ways:
+
+    - `row_gradients` is False (default): in `weight.grad`, dense, like any parameter's.
+    - `row_gradients` is True: `backward` appends (row indices, gradients of those rows) to
+      `pending`, one entry per gather, and leaves `weight.grad` alone. Entries may repeat a row and
+      may name the padding row 0, whose gradient has to be dropped; `scatter_pending` does both.
+    """
+
+    def __init__(self, num_rows: int, dim: int, init_std: float = INIT_STD) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(num_rows, dim))
+        """[rows, dim]; row 0 is padding."""
+        self.row_gradients = False
+        """Whether `backward` fills `pending` in place of `weight.grad`."""
+        self.pending: Pending = []
+        """What `backward` has left for the optimizer."""
+        nn.init.normal_(self.weight, std=init_std)
+        with torch.no_grad():
+            self.weight[PADDING].zero_()
+
+    def forward(self, index: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape dim"]:
+        """The rows at `index`, any shape."""
+        if self.row_gradients and torch.is_grad_enabled():
+            return self._gather(index)
+        return functional.embedding(index, self.weight, padding_idx=PADDING)
+
+    def mean(
+        self, index: Int[Tensor, " values"], offsets: Int[Tensor, " batch_plus_one"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The mean row of each bag, padding not counted; zeros for a bag without values.
+
+        Args:
+            index: rows of all bags, one bag after another.
+            offsets: bag i is `index[offsets[i]:offsets[i+1]]`; same dtype as `index`.
+        """
+        if self.row_gradients and torch.is_grad_enabled():
+            return self._gather_mean(index, offsets)
+        return _bag_mean(self.weight, index, offsets)
+
+    def scatter_pending(self, buffer: Float[Tensor, "rows dim"]) -> Int[Tensor, " touched"]:
+        """Add the pending gradients to `buffer` and forget them.
+
+        Args:
+            buffer: a dense gradient, zero wherever nothing was added yet.
+
+        Returns:
+            The row indices added to, repeats included, so that the caller can zero just those.
+        """
+        if not self.pending:
+            return torch.empty(0, dtype=torch.int64, device=buffer.device)
+        # Adding at int64 indices is several times faster than at int32 on the CPU, and adding
+        # scalars several times faster than adding rows of one.
+        flat = buffer.view(-1) if self.weight.shape[1] == 1 else buffer
+        parts = [index.long() for index, _ in self.pending]
+        for index, (_, gradient) in zip(parts, self.pending, strict=True):
+            values = gradient.to(buffer.dtype)
+            flat.index_add_(0, index, values.view(-1) if flat.ndim == 1 else values)
+        buffer[PADDING].zero_()
+        self.pending.clear()
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    # Compiled models gather outside their graph: a side effect of `backward` cannot be traced.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _gather(self, index: Tensor) -> Tensor:
+        return cast(Tensor, _RowGather.apply(self.weight, index, self.pending))  # type: ignore[no-untyped-call]
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _gather_mean(self, index: Tensor, offsets: Tensor) -> Tensor:
+        pending = self.pending
+        return cast(Tensor, _BagMean.apply(self.weight, index, offsets, pending))  # type: ignore[no-untyped-call]
+
+
+class FieldEmbedding(nn.Module):
+    """One vector per field; the rules stand in the module's docstring.
+
+    Id tables that two fields share are shared here too. Field order: categorical, numeric,
+    vectors, then sequence groups, each in the schema's order.
+
+    Args:
+        schema: the data.
+        dim: width of every vector.
+        init_std: standard deviation of new table rows and of the numeric fields' vectors.
+        fields: names of the fields wanted (as `field_names` lists them); None: all.
+
+    Raises:
+        ValueError: a name in `fields` is no field, or there are no fields at all.
+    """
+
+    field_names: tuple[str, ...]
+    """Names along the fields axis; a sequence group with one member goes by the group's name, the
+    members of a larger one by `group.member`."""
+    table: Table | None
+    """The stacked id table; None when no field has ids."""
+
+    def __init__(
+        self,
+        schema: Schema,
+        dim: int,
+        *,
+        init_std: float = INIT_STD,
+        fields: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        known = _all_fields(schema)
+        wanted = set(known if fields is None else fields)
+        unknown = sorted(wanted - set(known))
+        if unknown:
+            raise ValueError(
+                f"no such field: {', '.join(unknown)}; the fields are {', '.join(known)}"
+            )
+        if not wanted:
+            raise ValueError("a model needs at least one field; got a schema without features")
+        self.dim = dim
+        self.field_names = tuple(name for name in known if name in wanted)
+
+        # Where each wanted field is read from.
+        self._columns = [i for i, f in enumerate(schema.categorical) if f.name in wanted]
+        self._numeric = [i for i, f in enumerate(schema.numeric) if f.name in wanted]
+        self._vectors = [f.name for f in schema.vectors if f.name in wanted]
+        self._groups = [
+            group
+            for group in schema.sequences
+            if any(_field_name(group, member) in wanted for member in _members(group))
+        ]
+        self._wanted = wanted
+        self._all_columns = len(self._columns) == len(schema.categorical)
+        self._all_numeric = len(self._numeric) == len(schema.numeric)
+
+        column_tables = [schema.categorical[i].table for i in self._columns]
+        used = {*column_tables}
+        for group in self._groups:
+            used |= {m.table for m in group.ids if _field_name(group, m.name) in wanted}
+        # The schema's order of tables, so that the order of fields does not move any row.
+        self._base, num_rows = stack_tables(
+            {name: rows for name, rows in schema.tables.items() if name in used}
+        )
+        self.table = Table(num_rows, dim, init_std) if used else None
+        bases = torch.tensor([self._base[name] for name in column_tables], dtype=torch.int64)
+        # int32 ids stay int32 as long as every row of the stack can be told apart in it.
+        self._wide = num_rows > torch.iinfo(torch.int32).max
+        self.register_buffer("_bases", bases if self._wide else bases.int(), persistent=False)
+        self._bases: Tensor
+
+        self.numeric = _drawn(len(self._numeric), dim, init_std)
+        """[numeric_fields, dim]: the numeric fields' own vectors; None without such fields."""
+        self.projections = nn.ModuleDict(
+            {_key(f.name): _projection(f.width, dim) for f in schema.vectors if f.name in wanted}
+        )
+        """Projections of the vector fields and of the sequence groups' vector members."""
+        event_numeric = 0
+        for group in self._groups:
+            event_numeric += sum(_field_name(group, f.name) in wanted for f in group.numeric)
+            for vector in group.vectors:
+                name = _field_name(group, vector.name)
+                if name in wanted:
+                    self.projections[_key(name)] = _projection(vector.width, dim)
+        self.event_numeric = _drawn(event_numeric, dim, init_std)
+        """[members, dim]: the same for the sequence groups' numeric members."""
+
+    @property
+    def num_fields(self) -> int:
+        """Length of the fields axis."""
+        return len(self.field_names)
+
+    @property
+    def width(self) -> int:
+        """Width of all fields side by side."""
+        return self.num_fields * self.dim
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch num_fields dim"]:
+        """The fields' vectors, in the order of `field_names`."""
+        parts: list[Tensor] = []  # each [batch, some fields, dim]
+        if self._columns and self.table is not None:
+            ids = batch.categorical if self._all_columns else batch.categorical[:, self._columns]
+            parts.append(self.table(self._index(ids)))
+        if self.numeric is not None:
+            values = batch.numeric if self._all_numeric else batch.numeric[:, self._numeric]
+            parts.append(values.unsqueeze(-1) * self.numeric)
+        pooled = [self.projections[_key(name)](batch.vectors[name]) for name in self._vectors]
+        used_numeric = 0
+        for group in self._groups:
+            fields, used_numeric = self._pool(group, batch.sequences[group.name], used_numeric)
+            pooled.extend(fields)
+        if pooled:
+            parts.append(torch.stack(pooled, dim=1))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _index(self, ids: Int[Tensor, "batch fields"]) -> Int[Tensor, "batch fields"]:
+        """Rows of the stacked table for plain id columns."""
+        if self._wide:
+            ids = ids.long()
+        return torch.where(ids == PADDING, ids, ids + self._bases)
+
+    def _pool(
+        self, group: SequenceField, events: SequenceGroup, used_numeric: int
+    ) -> tuple[list[Tensor], int]:
+        """The group's fields, each [batch, dim], and how many event vectors are used up."""
+        fields: list[Tensor] = []
+        for member in group.ids:
+            if _field_name(group, member.name) in self._wanted and self.table is not None:
+                ids = events.ids[:, group.id_columns(member.name)].reshape(-1).long()
+                index = torch.where(ids == PADDING, ids, ids + self._base[member.table])
+                fields.append(self.table.mean(index, events.offsets * member.columns))
+        for column, numeric in enumerate(group.numeric):
+            if _field_name(group, numeric.name) in self._wanted:
+                values = cast(Tensor, events.numeric)[:, column : column + 1]
+                vectors = cast(Tensor, self.event_numeric)
+                fields.append(jagged_mean(values, events.offsets) * vectors[used_numeric])
+                used_numeric += 1
+        for vector in group.vectors:
+            name = _field_name(group, vector.name)
+            if name in self._wanted:
+                # The mean first: the projection is linear, and there are more events than rows.
+                mean = jagged_mean(events.vectors[vector.name], events.offsets)
+                fields.append(self.projections[_key(name)](mean))
+        return fields, used_numeric
+
+
+class FirstOrder(nn.Module):
+    """The linear term: a weight per id and task, summed over fields, plus a bias per task.
+
+    It is a `FieldEmbedding` of width `num_tasks`, so every kind of field follows the same rules: a
+    numeric field adds weight times value, a sequence the mean of its values' weights.
+    """
+
+    def __init__(self, schema: Schema, *, init_std: float = INIT_STD) -> None:
+        super().__init__()
+        self.weights = FieldEmbedding(schema, schema.num_tasks, init_std=init_std)
+        self.bias = nn.Parameter(torch.zeros(schema.num_tasks))
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
+        """The linear logits."""
+        return self.weights(batch).sum(1) + self.bias
+
+
+def tables(model: nn.Module) -> dict[str, Table]:
+    """Every embedding table of a model by its module path."""
+    return {name: part for name, part in model.named_modules() if isinstance(part, Table)}
+
+
+def table_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The weights of every embedding table of a model by parameter name."""
+    return {
+        f"{name}.weight" if name else "weight": part.weight for name, part in tables(model).items()
+    }
+
+
+def stack_tables(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
+    """Lay id tables one after another over one shared padding row.
+
+    Args:
+        sizes: rows of each table, its own padding row included.
+
+    Returns:
+        What to add to a non-padding id of each table, and the rows of the stack.
+    """
+    bases: dict[str, int] = {}
+    end = 1
+    for name, rows in sizes.items():
+        bases[name] = end - 1
+        end += rows - 1
+    return bases, end
+
+
+def jagged_mean(
+    values: Float[Tensor, "positions width"], offsets: Int[Tensor, " batch_plus_one"]
+) -> Float[Tensor, "batch width"]:
+    """Mean of each row's values; zeros for a row without any."""
+    rows = torch.arange(values.shape[0], device=values.device)
+    return functional.embedding_bag(rows, values, offsets, mode="mean", include_last_offset=True)
+
+
+class _RowGather(torch.autograd.Function):
+    """Gather whose backward leaves (rows, gradients) in a list."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, index: Tensor, pending: Pending) -> Tensor:
+        index = index.long()  # converted once here, not again for every use of the gradient
+        ctx.save_for_backward(index)
+        ctx.pending = pending
+        return functional.embedding(index, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
+        (index,) = ctx.saved_tensors
+        ctx.pending.append((index.reshape(-1), gradient.reshape(index.numel(), -1)))
+        return None, None, None
+
+
+class _BagMean(torch.autograd.Function):
+    """Mean of bags whose backward leaves (rows, gradients) in a list."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, index: Tensor, offsets: Tensor, pending: Pending) -> Any:
+        ctx.save_for_backward(index, offsets)
+        ctx.pending = pending
+        return _bag_mean(weight, index, offsets)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
+        index, offsets = ctx.saved_tensors
+        bag = torch.repeat_interleave(offsets.diff(), output_size=index.shape[0])
+        kept = index != PADDING
+        bag, index = bag[kept], index[kept]
+        counts = gradient.new_zeros(gradient.shape[0]).index_add_(
+            0, bag, gradient.new_ones(index.shape[0])
+        )
+        ctx.pending.append((index, (gradient / counts.clamp(min=1)[:, None])[bag]))
+        return None, None, None, None
+
+
+def _bag_mean(weight: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
+    return functional.embedding_bag(
+        index, weight, offsets, mode="mean", include_last_offset=True, padding_idx=PADDING
+    )
+
+
+def _all_fields(schema: Schema) -> list[str]:
+    names = [f.name for f in schema.categorical]
+    names.extend(f.name for f in schema.numeric)
+    names.extend(f.name for f in schema.vectors)
+    for group in schema.sequences:
+        names.extend(_field_name(group, member) for member in _members(group))
+    return names
+
+
+def _field_name(group: SequenceField, member: str) -> str:
+    """Name of a member's field: the group's own name when it has no other member."""
+    return group.name if len(_members(group)) == 1 else f"{group.name}.{member}"
+
+
+def _members(group: SequenceField) -> list[str]:
+    ids = [member.name for member in group.ids]
+    return [*ids, *(f.name for f in group.numeric), *(v.name for v in group.vectors)]
+
+
+def _key(name: str) -> str:
+    # Module names may hold no dot; "/" keeps apart what only a dot told apart.
+    return name.replace(".", "/")
+
+
+def _drawn(rows: int, dim: int, std: float) -> nn.Parameter | None:
+    return nn.Parameter(torch.empty(rows, dim).normal_(std=std)) if rows else None
+
+
+def _projection(width: int, dim: int) -> nn.Linear:
+    projection = nn.Linear(width, dim, bias=False)
+    nn.init.xavier_normal_(projection.weight)
+    return projection

@@ -1,0 +1,264 @@
+"""A leaderboard as JSON, CSV, Markdown and a terminal table."""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Group
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from rankloom.config import parse_config
+from rankloom.report.leaderboard import SIGNIFICANCE, Leaderboard, Row, Table
+from rankloom.report.seeds import Difference, Summary
+from rankloom.runs.atomic import write_text
+
+MISSING = "–"
+"""What stands in a table where there is nothing to say."""
+
+
+def number(value: float | None, digits: int = 5) -> str:
+    """A metric value."""
+    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
+
+
+def count(value: float | None) -> str:
+    """A count, a rate or a cost, to three or four figures: 950, 12,300, 1.25M."""
+    if value is None or math.isnan(value):
+        return MISSING
+    for limit, suffix in ((1e9, "G"), (1e6, "M")):
+        if abs(value) >= limit:
+            return f"{value / limit:.3g}{suffix}" if value < 999.5 * limit else f"{value:.3g}"
+    return f"{value:,.0f}"
+
+
+def p_text(value: float) -> str:
+    """A p-value."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.3f}" if value >= 0.001 else "<0.001"
+
+
+def summary_text(summary: Summary) -> str:
+    """Mean ± deviation; with the number of seeds it stands on when some are undefined."""
+    text = number(summary.mean)
+    if not math.isnan(summary.deviation):
+        text += f" ± {summary.deviation:.5f}"
+    if summary.values and not summary.complete and summary.count:
+        text += f" ({summary.count} of {len(summary.values)})"
+    return text
+
+
+def difference_text(difference: Difference | None) -> str:
+    """Signed difference with its adjusted p-value."""
+    if difference is None or math.isnan(difference.mean):
+        return MISSING
+    text = f"{difference.mean:+.5f}"
+    if not math.isnan(difference.p_adjusted):
+        text += f" (p {p_text(difference.p_adjusted)})"
+    return text
+
+
+def significant(difference: Difference | None) -> bool:
+    """Whether a difference to the reference counts, after adjustment."""
+    return difference is not None and difference.p_adjusted < SIGNIFICANCE
+
+
+def write_json(path: str | Path, leaderboard: Leaderboard) -> None:
+    """Write leaderboard.json, one object per row; `read_json` gives the leaderboard back."""
+    values = leaderboard.model_dump(mode="json")
+    write_text(path, json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Leaderboard:
+    """Read leaderboard.json.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ValueError: it is not JSON, or no leaderboard.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not valid JSON: {error}") from None
+    return parse_config(Leaderboard, values, str(file))
+
+
+def to_csv(leaderboard: Leaderboard) -> str:
+    """One line per row of every table, with plain numbers; what is undefined is empty."""
+    metrics = list(dict.fromkeys(name for table in leaderboard.tables for name in table.metrics))
+    header = ["dataset", "data_hash", "split", "label", "model", "recipe", "recipe_hash", "seeds"]
+    for name in metrics:
+        header += [f"{name}_mean", f"{name}_sd", f"{name}_seeds", f"{name}_best"]
+        header += [f"{name}_difference", f"{name}_p", f"{name}_p_adjusted", f"{name}_published"]
+    header += ["published_source", "dense_parameters", "embedding_parameters", "flops_per_row"]
+    header += ["training_rows_per_second", "inference_rows_per_second"]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, header, lineterminator="\n")
+    writer.writeheader()
+    for table in leaderboard.tables:
+        for row in table.rows:
+            writer.writerow(_csv_row(table, row))
+    return text.getvalue()
+
+
+def to_markdown(leaderboard: Leaderboard) -> str:
+    """Every table with its notes; best values in bold."""
+    parts = [f"> {_cell(warning)}" for warning in leaderboard.warnings]
+    for table in leaderboard.tables:
+        parts.append(f"## {_cell(table.dataset.name)}, {_cell(table.split)} split")
+        parts.append(f"Data `{table.dataset.data_hash}`.")
+        header = columns(table)
+        lines = [header, ["---", *["---:"] * (len(header) - 1)]]
+        for row in table.rows:
+            texts = [_cell(text) for text in cells(table, row)]
+            for position, name in metric_positions(table):
+                if name in row.best:
+                    texts[position] = f"**{texts[position]}**"
+            lines.append(texts)
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+        parts.append("\n".join(f"- {_cell(note)}" for note in [*table.notes, *sources(table)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def terminal(leaderboard: Leaderboard) -> Group:
+    """Every table as a rich renderable; best values in bold with a star."""
+    parts: list[RichTable | Text] = [
+        Text(warning, style="yellow") for warning in leaderboard.warnings
+    ]
+    for table in leaderboard.tables:
+        drawn = RichTable(
+            title=Text(f"{table.dataset.name}, {table.split} split"), title_justify="left"
+        )
+        for name in columns(table):
+            drawn.add_column(Text(name), justify="left" if name == "model" else "right")
+        for row in table.rows:
+            texts = [Text(text) for text in cells(table, row)]
+            for position, name in metric_positions(table):
+                if name in row.best:
+                    texts[position] = Text(f"{texts[position].plain} *", style="bold green")
+            drawn.add_row(*texts)
+        parts.append(drawn)
+        parts += [Text(note, style="dim") for note in [*table.notes, *sources(table)]]
+    return Group(*parts)
+
+
+def columns(table: Table) -> list[str]:
+    """Headings of the Markdown and terminal tables."""
+    names = ["model", "seeds"]
+    for metric in table.metrics:
+        names.append(metric)
+        if table.reference is not None:
+            names.append(f"Δ {metric}")
+        if _has_published(table, metric):
+            names.append(f"published {metric}")
+    return [*names, "dense", "embedding", "FLOPs/row", "train rows/s", "score rows/s"]
+
+
+def cells(table: Table, row: Row) -> list[str]:
+    """Texts of a row under the headings of `columns`."""
+    texts = [row.label, str(len(row.seeds))]
+    for metric in table.metrics:
+        texts.append(summary_text(row.metrics[metric]))
+        if table.reference is not None:
+            is_reference = row.label == table.reference
+            texts.append("reference" if is_reference else _difference_of(row, metric))
+        if _has_published(table, metric):
+            texts.append(number(published_value(row, metric)))
+    return [
+        *texts,
+        count(row.dense_parameters),
+        count(row.embedding_parameters),
+        count(row.flops_per_row),
+        count(row.training_rows_per_second),
+        count(row.inference_rows_per_second),
+    ]
+
+
+def metric_positions(table: Table) -> list[tuple[int, str]]:
+    """Column number of each metric in `columns`."""
+    headings = columns(table)
+    return [(headings.index(name), name) for name in table.metrics]
+
+
+def published_value(row: Row, metric: str) -> float | None:
+    """The published value of a row's model; None when there is none."""
+    return row.published.metrics.get(metric) if row.published else None
+
+
+def sources(table: Table) -> list[str]:
+    """One line per source of published values."""
+    found: dict[str, list[str]] = {}
+    for row in table.rows:
+        if row.published:
+            found.setdefault(row.published.source, []).append(row.label)
+    return [f"Published ({', '.join(labels)}): {source}" for source, labels in found.items()]
+
+
+def _has_published(table: Table, metric: str) -> bool:
+    return any(published_value(row, metric) is not None for row in table.rows)
+
+
+def _difference_of(row: Row, metric: str) -> str:
+    return difference_text(row.differences.get(metric))
+
+
+def _cell(text: str) -> str:
+    """Text that cannot end a Markdown cell, start a line or become markup."""
+    flat = " ".join(text.split())
+    for character in "\\|<>*`[]":
+        flat = flat.replace(character, f"\\{character}")
+    return flat
+
+
+def _csv_row(table: Table, row: Row) -> dict[str, str]:
+    values: dict[str, float | int | str | None] = {
+        "dataset": table.dataset.name,
+        "data_hash": table.dataset.data_hash,
+        "split": table.split,
+        "label": row.label,
+        "model": row.model,
+        "recipe": row.name,
+        "recipe_hash": row.recipe_hash,
+        "seeds": " ".join(str(seed) for seed in row.seeds),
+        "published_source": row.published.source if row.published else None,
+        "dense_parameters": row.dense_parameters,
+        "embedding_parameters": row.embedding_parameters,
+        "flops_per_row": row.flops_per_row,
+        "training_rows_per_second": row.training_rows_per_second,
+        "inference_rows_per_second": row.inference_rows_per_second,
+    }
+    for name, summary in row.metrics.items():
+        values[f"{name}_mean"] = summary.mean
+        values[f"{name}_sd"] = summary.deviation
+        values[f"{name}_seeds"] = summary.count
+        values[f"{name}_best"] = int(name in row.best)
+        values[f"{name}_published"] = published_value(row, name)
+        difference = row.differences.get(name)
+        if difference is not None:
+            values[f"{name}_difference"] = difference.mean
+            values[f"{name}_p"] = difference.p_value
+            values[f"{name}_p_adjusted"] = difference.p_adjusted
+    return {key: _plain(value) for key, value in values.items()}
+
+
+def _plain(value: float | int | str | None) -> str:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return ""
+    return str(value)
+
+
+def write_tables(folder: str | Path, leaderboard: Leaderboard) -> Sequence[Path]:
+    """Write leaderboard.json, leaderboard.md and leaderboard.csv, and return their paths."""
+    base = Path(folder)
+    files = [base / f"leaderboard.{ending}" for ending in ("json", "md", "csv")]
+    write_json(files[0], leaderboard)
+    write_text(files[1], to_markdown(leaderboard))
+    write_text(files[2], to_csv(leaderboard))
+    return files

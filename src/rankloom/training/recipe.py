@@ -1,0 +1,90 @@
+"""A recipe: everything that decides a run, in one TOML file.
+
+```toml
+name = "dcnv2-frappe"
+dataset = "data/frappe/prepared"
+seed = 2021
+
+[model]
+name = "dcnv2"
+embedding_dim = 10
+
+[training]
+batch_size = 4096
+
+[evaluation]
+metrics = ["auc", "log_loss"]
+```
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from rankloom.catalog import Entry, lookup
+from rankloom.config import Config, apply_overrides, parse_config, read_toml
+from rankloom.evaluation.protocol import EvaluationConfig
+from rankloom.training.config import TrainingConfig
+
+
+class Recipe(Config):
+    """One run: a data set, a model with its settings, how it is trained and evaluated."""
+
+    name: str
+    """Name in tables and records."""
+    dataset: str
+    """Data set folder that `prepare` wrote, relative to the working folder."""
+    seed: int = Field(0, ge=0)
+    """Seed of initialisation, order and dropout."""
+    model: dict[str, Any]
+    """`name` of a model in the catalog, and the keys of its config."""
+    training: TrainingConfig = TrainingConfig()
+    """Training settings."""
+    evaluation: EvaluationConfig = EvaluationConfig()
+    """Metrics."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.settings()
+        return self
+
+    def entry(self) -> Entry:
+        """The model's line of the catalog.
+
+        Raises:
+            ValueError: no `name`, or one that the catalog does not know.
+        """
+        name = self.model.get("name")
+        if not isinstance(name, str):
+            raise ValueError("model needs a name, such as name = \"dcnv2\"")
+        return lookup(name)
+
+    def settings(self) -> Config:
+        """The model's config.
+
+        Raises:
+            ValueError: a key or value that the model's config does not take.
+        """
+        entry = self.entry()
+        values = {key: value for key, value in self.model.items() if key != "name"}
+        return parse_config(entry.config, values, f"model {entry.name}")
+
+    def resolved(self) -> dict[str, Any]:
+        """Plain values with every default written out, for the record."""
+        values = self.model_dump(mode="json")
+        values["model"] = {"name": self.entry().name, **self.settings().model_dump(mode="json")}
+        return values
+
+
+def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe, with dotted `key=value` overrides as `--set` gives them.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: what is wrong, one line per problem.
+    """
+    values = apply_overrides(read_toml(path), list(overrides))
+    values.setdefault("name", Path(path).stem)
+    return parse_config(Recipe, values, str(path))
