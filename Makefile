@@ -21,7 +21,10 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## make the environment
 
 demo: install  ## MovieLens-100K from download to leaderboard and page, under six minutes
-	$(BIN)/rankloom demo --out demo
+	$(BIN)/rankloom data get movielens-100k --out demo/data
+	$(BIN)/rankloom prepare demo/data/movielens-100k/schema.toml --out demo/movielens-100k --overwrite
+	$(BIN)/rankloom compare recipes/movielens-100k/*.toml --dataset demo/movielens-100k \
+		--seeds 3 --reference lr --out demo/runs --report demo/report
 
 test: install  ## the default test suite
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(TEST_WORKERS)

@@ -14,6 +14,9 @@ VERSIONS = (
     "setuptools",
 )
 
+PEER_ENVIRONMENT = Path(__file__).parent / "peers" / ".venv"
+"""Where the environment lies."""
+
 
 def peer_python(folder: Path) -> Path:
     """Make the environment if it is not there, and return its interpreter."""

@@ -1,19 +1,16 @@
 """Training and inference rows per second, ours and the peers', alternating in one process tree."""
 
 import json
-import platform
 import statistics
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks import shapes
-from benchmarks.peers import peer_python
+from benchmarks.machine import describe_machine
+from benchmarks.peers import PEER_ENVIRONMENT, peer_python
 from benchmarks.worker import Worker
-
-HERE = Path(__file__).parent
 
 MODELS = ("lr", "fm", "deepfm", "dcnv2")
 RECHUB_MODELS = ("deepfm", "dcnv2")  # it has no LR or FM
@@ -65,7 +62,7 @@ def make_data(folder: Path, rows: int) -> None:
 def measure(model: str, folder: Path, rows: int, rounds: int, threads: int) -> dict[str, Any]:
     """Alternate between the contenders; the first round warms up and does not count."""
     workers: dict[str, Worker] = {}
-    python = peer_python(HERE / "peers" / ".venv")
+    python = peer_python(PEER_ENVIRONMENT)
     logs = folder / "logs"
     logs.mkdir(exist_ok=True)
     for contender in contenders(model):
@@ -109,16 +106,12 @@ def run(
     work: Path, out: Path, models: tuple[str, ...], rows: int, rounds: int, threads: int
 ) -> None:
     """Measure and write one result file."""
-    import torch
-
     make_data(work, rows)
     results = [measure(model, work, rows, rounds, threads) for model in models]
     out.parent.mkdir(parents=True, exist_ok=True)
     document = {
+        "kind": "training",
         "what": "training and inference rows per second, dense Adam, table-wide L2",
-        "when": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "machine": {"cpu": _cpu_name(), "threads": threads, "platform": platform.platform()},
-        "versions": {"python": platform.python_version(), "torch": torch.__version__},
         "shape": {
             "fields": shapes.NUM_FIELDS,
             "feature_values": shapes.FEATURE_VALUES,
@@ -130,17 +123,11 @@ def run(
         },
         "rounds": rounds,
         "results": results,
+        **describe_machine(threads),
     }
-    out.write_text(json.dumps(document, indent=1))
+    out.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def median_ratio(ours: list[float], theirs: list[float]) -> float:
     """Median over rounds of the ratio within each round."""
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))
-
-
-def _cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,16 +19,28 @@ ANSWERS = "BENCHMARK_ANSWERS"
 """Environment variable with the file descriptor that answers go to."""
 
 
+class Channel:
+    """The worker's end: commands in, answers out; what a library prints goes to the log."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(int(os.environ[ANSWERS]), "w")
+        self.answer({"ready": True})
+
+    def next(self) -> str | None:
+        """Wait for the next command; None when the parent is done."""
+        line = sys.stdin.readline()
+        return str(json.loads(line)["command"]) if line else None
+
+    def answer(self, answer: Answer) -> None:
+        """Answer the command."""
+        print(json.dumps(answer), file=self._answers, flush=True)
+
+
 def serve(commands: dict[str, Callable[[], Answer]]) -> None:
-    """Answer commands from stdin until it closes; what a library prints goes to the log."""
-    answers = os.fdopen(int(os.environ[ANSWERS]), "w")
-    print(json.dumps({"ready": True}), file=answers, flush=True)
-    for line in sys.stdin:
-        name = json.loads(line)["command"]
-        start = time.perf_counter()
-        answer = commands[name]()
-        answer.setdefault("seconds", time.perf_counter() - start)
-        print(json.dumps(answer), file=answers, flush=True)
+    """Answer commands until the parent is done."""
+    channel = Channel()
+    while (name := channel.next()) is not None:
+        channel.answer(commands[name]())
 
 
 class Worker:

@@ -81,7 +81,7 @@ class Assembled(BaseModel):
         self.reset_parameters()
         self.model_to_device()
 
-    def forward(self, inputs):  # noqa: ANN001, ANN201
+    def forward(self, inputs):
         X = self.get_inputs(inputs)
         if self.kind == "lr":
             logit = self.lr_layer(X)

@@ -27,7 +27,11 @@ def main(arguments: SimpleNamespace) -> None:
     dtype = getattr(torch, arguments.precision)
     rows = shapes.BATCH_SIZE
     products = [
-        (torch.randn(rows, n, dtype=dtype), torch.randn(n, m, dtype=dtype), torch.randn(rows, m, dtype=dtype))
+        (
+            torch.randn(rows, n, dtype=dtype),
+            torch.randn(n, m, dtype=dtype),
+            torch.randn(rows, m, dtype=dtype),
+        )
         for n, m in layers(arguments.model)
     ]
     steps = arguments.rows // rows

@@ -144,7 +144,7 @@ def concat_batches(batches: Sequence[Batch]) -> Batch:
         if part.name != "sequences"
     }
     sequences = {
-        name: _concat_groups([batch.sequences[name] for batch in batches])
+        name: concat_groups([batch.sequences[name] for batch in batches])
         for name in first.sequences
     }
     return Batch(sequences=sequences, **parts)
@@ -160,7 +160,8 @@ def _concat(values: list[Value]) -> Value:
     return first
 
 
-def _concat_groups(groups: list[SequenceGroup]) -> SequenceGroup:
+def concat_groups(groups: Sequence[SequenceGroup]) -> SequenceGroup:
+    """The rows of several sequence groups, one group after another."""
     starts = [0]
     for group in groups:
         starts.append(starts[-1] + group.ids.shape[0])

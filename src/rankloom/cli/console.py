@@ -20,7 +20,11 @@ STDOUT = Console()
 
 @contextmanager
 def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
-    """A bar for one training run: step, rate, remaining time of the epoch, validation metric."""
+    """A bar for each epoch: rate, time left in the epoch, validation metric now and at best.
+
+    Early stopping decides how many epochs there are, so time left to the last planned one would
+    only mislead.
+    """
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description}"),
@@ -33,14 +37,15 @@ def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
         task = bars.add_task(title, total=None, rate="", metric="")
 
         def update(state: Any) -> None:
-            metric = "" if state.metric is None else f"best {state.metric:.5f}"
+            seen = "" if state.metric is None else f"{state.metric:.5f} best {state.best:.5f}"
+            done = state.step - (state.epoch - 1) * state.steps_per_epoch
             bars.update(
                 task,
-                description=f"{title} epoch {state.epoch + 1}",
-                completed=state.step,
-                total=state.steps_total,
+                description=f"{title} epoch {state.epoch}",
+                completed=done,
+                total=state.steps_per_epoch,
                 rate=f"{state.rows_per_second:,.0f} rows/s",
-                metric=metric,
+                metric=seen,
             )
 
         yield update

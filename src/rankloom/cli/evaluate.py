@@ -17,7 +17,7 @@ def evaluate(
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Evaluate a run on a split of its data set, over all rows and per scenario."""
-    from rankloom.training.experiment import Run
+    from rankloom.training.run import Run
 
     evaluation = Run.open(run, dataset=dataset).evaluate(split, metrics=metrics)
     if as_json:

@@ -49,8 +49,10 @@ def model(
     STDOUT.print(text or entry.idea, highlight=False, markup=False)
     table = Table("key", "type", "default", "meaning", title="[model] keys", title_justify="left")
     for key, field in entry.config.model_fields.items():
-        default = "required" if field.is_required() else repr(_plain(field.get_default(call_default_factory=True)))
-        table.add_row(key, _type_name(field.annotation), default, field.description or "")
+        shown = "required"
+        if not field.is_required():
+            shown = repr(_plain(field.get_default(call_default_factory=True)))
+        table.add_row(key, _type_name(field.annotation), shown, field.description or "")
     STDOUT.print(table)
 
 

@@ -13,7 +13,7 @@ def predict(
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
 ) -> None:
     """Score a raw table. Row order is kept; one probability column per task is written."""
-    from rankloom.training.experiment import Run, predict_table
+    from rankloom.training.run import Run
 
-    rows = predict_table(Run.open(run, dataset=dataset), table, out)
+    rows = Run.open(run, dataset=dataset).predict_table(table, out)
     typer.echo(f"{out}: {rows:,} rows")

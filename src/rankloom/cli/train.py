@@ -9,6 +9,9 @@ import typer
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe (TOML).")],
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder, in place of the recipe's own.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
@@ -21,7 +24,8 @@ def train(
     from rankloom.training.experiment import train as run_train
     from rankloom.training.recipe import load_recipe
 
-    chosen = load_recipe(recipe, settings or [])
+    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    chosen = load_recipe(recipe, overrides)
     with training_progress(chosen.name) as progress:
         run = run_train(chosen, out=out, resume=not fresh, progress=progress)
     record = run.record

@@ -14,7 +14,7 @@ class _Join:
     """Columns that a stored part and the entities contribute to one tensor."""
 
     tables: tuple[tuple[str, Tensor], ...]
-    """Entity -> [entity rows, columns]; gathered, and put after the stored columns in this order."""
+    """Entity -> [entity rows, columns]; gathered, then put after the stored columns."""
     order: Tensor | None
     """Column of the joined tensor for every column wanted; None when they stand in order."""
 

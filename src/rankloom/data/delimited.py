@@ -7,6 +7,8 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from rankloom.data.blocks import drop_blank_lines
+
 QUOTE = b'"'
 INFER_ROWS = 10_000
 
@@ -60,14 +62,17 @@ def parse_block(
     try:
         frame = _scan(block, types, dialect).select(columns).collect()
     except pl.exceptions.PolarsError as error:
+        block = drop_blank_lines(block)
         check_cells(block, len(types), dialect, place)
         explain_types(block, types, columns, dialect, place)
         reason = str(error).splitlines()[0]
         raise ValueError(f"{place.row(0)} or a later one cannot be parsed: {reason}") from None
-    separators = block.count(dialect.separator.encode())
-    # Too many cells is an error of the parser, too few is not: the count finds those. A quoted cell
-    # may hold separators, which the slow check looks through.
-    if separators != frame.height * (len(types) - 1) or not columns:
+    # Too many cells is an error of the parser; too few, or a blank line, is not: the count finds
+    # those. A quoted cell may hold separators, which the slow check looks through.
+    if block.count(dialect.separator.encode()) != frame.height * (len(types) - 1):
+        cleaned = drop_blank_lines(block)
+        if len(cleaned) != len(block):
+            return parse_block(cleaned, types, columns, dialect, place)
         check_cells(block, len(types), dialect, place)
     return frame
 

@@ -128,12 +128,12 @@ def random_batch(schema: Schema, rows: int, seed: int = 0) -> Batch:
 def guess_entity_keys(schema: Schema) -> dict[str, str]:
     """Entity -> the categorical field of its name, or the first field stored in the row."""
     stored = [field.name for field in schema.categorical if field.entity is None]
-    entities = [
-        field.entity
-        for field in (*schema.categorical, *schema.numeric, *schema.vectors, *schema.sequences)
-        if field.entity is not None
-    ]
-    return {entity: entity if entity in stored else stored[0] for entity in entities}
+    entities = [field.entity for field in schema.categorical]
+    entities += [field.entity for field in schema.numeric]
+    entities += [field.entity for field in schema.vectors]
+    entities += [group.entity for group in schema.sequences]
+    named = dict.fromkeys(entity for entity in entities if entity is not None)
+    return {entity: entity if entity in stored else stored[0] for entity in named}
 
 
 def random_entity(schema: Schema, entity: str, key: str, seed: int = 0) -> Columns:

@@ -1,8 +1,11 @@
 """Which columns of a `Schema` are stored where: in the row, or in an entity table."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rankloom.data.columns import Columns, SequenceColumns
 from rankloom.schema import Schema, SequenceField
@@ -145,7 +148,7 @@ def _check_sequence(name: str, columns: SequenceColumns, layout: SequenceLayout,
 
 def _check_array(
     name: str,
-    array: np.ndarray | None,  # type: ignore[type-arg]  # any dtype: it is what is checked
+    array: NDArray[Any] | None,
     shape: tuple[int, ...] | None,
     kind: type[np.generic],
 ) -> None:
@@ -156,8 +159,8 @@ def _check_array(
         raise ValueError(f"{name}: got {describe[0]}, expected {describe[1]}")
 
 
-def _check_names(what: str, got: object, expected: object) -> None:
-    names = [sorted(part) for part in (got, expected)]  # type: ignore[call-overload]
+def _check_names(what: str, got: Iterable[str], expected: Iterable[str]) -> None:
+    names = [sorted(part) for part in (got, expected)]
     if names[0] != names[1]:
         listed = [", ".join(part) or "none" for part in names]
         raise ValueError(f"{what}: got {listed[0]}, expected {listed[1]}")

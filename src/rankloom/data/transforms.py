@@ -170,13 +170,17 @@ def fit_numeric(
     transform: Literal["none", "standardise", "log", "min_max"],
     fill: float | Literal["mean", "median"],
     moments: Moments,
-    sample: Sample,
+    sample: Sample | None = None,
 ) -> NumericTransform:
-    """Fit a transform on the gathered statistics (of present values only)."""
+    """Fit a transform on the gathered statistics of present values; unused ones may be empty."""
     moments.close()
+    if moments.count == 0:
+        return NumericTransform(transform=transform, fill=0.0 if isinstance(fill, str) else fill)
     if fill == "mean":
         number = moments.mean
     elif fill == "median":
+        if sample is None:
+            raise ValueError("a median needs a sample")
         number = float(np.median(sample.values()))
     else:
         number = float(fill)

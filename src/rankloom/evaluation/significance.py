@@ -81,9 +81,10 @@ def auc_interval(
     if scale not in ("logit", "plain"):
         raise ValueError(f"scale must be logit or plain; got {scale!r}")
     z = _normal_quantile(level)
-    areas, covariance = _delong(labels, scores)
-    area, error = float(areas[0]), float(np.sqrt(covariance[0, 0]))
-    if error == 0:
+    area, error = _area_error(*_placements(labels, scores))
+    if np.isnan(error):
+        low = high = error
+    elif error == 0:
         low = high = area
     elif scale == "plain":
         low, high = np.clip([area - z * error, area + z * error], 0, 1)
@@ -98,7 +99,8 @@ def delong_test(
 ) -> PairedTest:
     """DeLong's test of two AUCs on the same rows.
 
-    z = (AUC_a - AUC_b) / sqrt(var_a + var_b - 2 cov_ab), compared with the normal distribution.
+    z = (AUC_a - AUC_b) / sqrt(var_a + var_b - 2 cov_ab), compared with the normal distribution; the
+    root is taken of the variance of the rows' paired differences, which is the same.
 
     Args:
         labels: [rows], 0 or 1.
@@ -114,12 +116,9 @@ def delong_test(
         ValueError: bad labels, scores or level.
     """
     z = _normal_quantile(level)
-    areas, covariance = _delong(labels, scores_a, scores_b)
-    difference = float(areas[0] - areas[1])
-    variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
-    # Equal orders cancel only up to rounding; what is left is not a variance.
-    noise = 1e-14 * (covariance[0, 0] + covariance[1, 1])
-    error = float(np.sqrt(variance)) if not variance <= noise else 0.0
+    (won_a, lost_a), (won_b, lost_b) = (_placements(labels, s) for s in (scores_a, scores_b))
+    # The variance of the paired differences: no cancellation when the two models nearly agree.
+    difference, error = _area_error(won_a - won_b, lost_a - lost_b)
     statistic = _ratio(difference, error)
     p_value = float(2 * stats.norm.sf(abs(statistic)))
     return PairedTest(
@@ -252,32 +251,36 @@ def holm(p_values: ArrayLike) -> FloatArray:
     return adjusted
 
 
-def _delong(labels: ArrayLike, *scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
-    """AUCs [models] and their covariance [models, models] by midranks."""
+def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """DeLong's structural components by midranks: V10 [positives] and V01 [negatives].
+
+    V10 of a positive row is the share of negatives that it beats, V01 of a negative row the share
+    of positives that beat it; ties count one half.
+    """
     y = np.asarray(labels)
+    s = np.asarray(scores, np.float64)
+    if y.ndim != 1 or s.shape != y.shape:
+        raise ValueError(f"labels and scores must be [rows]; got {y.shape} and {s.shape}")
     if not np.isin(y, (0, 1)).all():
         raise ValueError("labels must be 0 or 1")
-    positive = y == 1
-    m, n = int(positive.sum()), int((~positive).sum())
-    wins, losses = [], []
-    for values in scores:
-        s = np.asarray(values, np.float64)
-        if s.shape != y.shape or y.ndim != 1:
-            raise ValueError(f"labels and scores must be [rows]; got {y.shape} and {s.shape}")
-        if np.isnan(s).any():
-            raise ValueError(f"scores must be numbers; {int(np.isnan(s).sum())} are NaN")
-        if not (m and n):
-            nothing = np.full((len(scores), len(scores)), np.nan)
-            return nothing[0], nothing
-        ranks = stats.rankdata(s)
-        # Rank among all minus rank among one's own class: rows of the other class below.
-        wins.append((ranks[positive] - stats.rankdata(s[positive])) / n)
-        losses.append(1 - (ranks[~positive] - stats.rankdata(s[~positive])) / m)
-    areas = np.array([win.mean() for win in wins])
-    if m < 2 or n < 2:
-        return areas, np.full((len(scores), len(scores)), np.nan)
-    covariance = np.atleast_2d(np.cov(wins)) / m + np.atleast_2d(np.cov(losses)) / n
-    return areas, covariance
+    if np.isnan(s).any():
+        raise ValueError(f"scores must be numbers; {int(np.isnan(s).sum())} of {len(s)} are NaN")
+    won, lost = s[y == 1], s[y == 0]
+    if not (len(won) and len(lost)):
+        return np.full(len(won), np.nan), np.full(len(lost), np.nan)
+    ranks = stats.rankdata(s)
+    # Rank among all minus rank among one's own class: rows of the other class below.
+    above = (ranks[y == 1] - stats.rankdata(won)) / len(lost)
+    below = 1 - (ranks[y == 0] - stats.rankdata(lost)) / len(won)
+    return above, below
+
+
+def _area_error(won: FloatArray, lost: FloatArray) -> tuple[float, float]:
+    """Mean of the placements (an AUC, or a difference of two) and its standard error."""
+    area = float(won.mean()) if len(won) and len(lost) else float("nan")
+    if len(won) < 2 or len(lost) < 2:
+        return area, float("nan")
+    return area, float(np.sqrt(won.var(ddof=1) / len(won) + lost.var(ddof=1) / len(lost)))
 
 
 def _mean_error(x: FloatArray, level: float) -> tuple[float, float, float]:

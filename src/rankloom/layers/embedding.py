@@ -41,7 +41,7 @@ class Table(nn.Module):
     - `row_gradients` is False (default): in `weight.grad`, dense, like any parameter's.
     - `row_gradients` is True: `backward` appends (row indices, gradients of those rows) to
       `pending`, one entry per gather, and leaves `weight.grad` alone. Entries may repeat a row and
-      may name the padding row 0, whose gradient has to be dropped; `scatter_pending` does both.
+      may name the padding row 0, whose gradient has to be dropped.
     """
 
     def __init__(self, num_rows: int, dim: int, init_std: float = INIT_STD) -> None:
@@ -74,28 +74,6 @@ class Table(nn.Module):
         if self.row_gradients and torch.is_grad_enabled():
             return self._gather_mean(index, offsets)
         return _bag_mean(self.weight, index, offsets)
-
-    def scatter_pending(self, buffer: Float[Tensor, "rows dim"]) -> Int[Tensor, " touched"]:
-        """Add the pending gradients to `buffer` and forget them.
-
-        Args:
-            buffer: a dense gradient, zero wherever nothing was added yet.
-
-        Returns:
-            The row indices added to, repeats included, so that the caller can zero just those.
-        """
-        if not self.pending:
-            return torch.empty(0, dtype=torch.int64, device=buffer.device)
-        # Adding at int64 indices is several times faster than at int32 on the CPU, and adding
-        # scalars several times faster than adding rows of one.
-        flat = buffer.view(-1) if self.weight.shape[1] == 1 else buffer
-        parts = [index.long() for index, _ in self.pending]
-        for index, (_, gradient) in zip(parts, self.pending, strict=True):
-            values = gradient.to(buffer.dtype)
-            flat.index_add_(0, index, values.view(-1) if flat.ndim == 1 else values)
-        buffer[PADDING].zero_()
-        self.pending.clear()
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     # Compiled models gather outside their graph: a side effect of `backward` cannot be traced.
     @torch.compiler.disable  # type: ignore[untyped-decorator]

@@ -26,7 +26,7 @@ class BilinearFusion(nn.Module):
                 f"num_heads must divide both streams' output widths; got num_heads={num_heads}, "
                 f"widths {x_width} and {y_width}"
             )
-        self.num_heads = num_heads
+        self._heads = (num_heads, -1)
         self.x_linear = linear(x_width, num_outputs)
         self.y_linear = linear(y_width, num_outputs, bias=False)  # one bias serves both
         x_head, y_head = x_width // num_heads, y_width // num_heads
@@ -39,9 +39,9 @@ class BilinearFusion(nn.Module):
         self, x: Float[Tensor, "batch x_width"], y: Float[Tensor, "batch y_width"]
     ) -> Float[Tensor, "batch outputs"]:
         """The fused outputs."""
-        x_heads = x.unflatten(1, (self.num_heads, -1)).transpose(0, 1)  # [heads, batch, x_head]
-        y_heads = y.unflatten(1, (self.num_heads, -1))  # [batch, heads, y_head]
+        x_heads = torch.unflatten(x, 1, self._heads).transpose(0, 1)  # [heads, batch, x_head]
+        y_heads = torch.unflatten(y, 1, self._heads)  # [batch, heads, y_head]
         met = torch.bmm(x_heads, self.weight.flatten(2))  # [heads, batch, y_head * outputs]
-        met = met.unflatten(2, (-1, self.weight.shape[3])).transpose(0, 1)
+        met = torch.unflatten(met, 2, self.weight.shape[2:]).transpose(0, 1)
         pairs = (met * y_heads.unsqueeze(-1)).sum((1, 2))  # [batch, outputs]
         return self.x_linear(x) + self.y_linear(y) + pairs

@@ -103,7 +103,7 @@ class LowRankCross(nn.Module):
         """The next layer's input, from the first and this layer's."""
         experts, rank, _ = self.down.shape
         low = torch.tanh(x @ self.down.flatten(0, 1).T)  # [batch, experts * rank]
-        low = low.unflatten(1, (experts, rank))
+        low = torch.unflatten(low, 1, (experts, rank))
         low = torch.tanh(torch.einsum("ber,esr->bes", low, self.inner))
         if self.gate is not None:
             low = low * self.gate(x).softmax(1).unsqueeze(-1)

@@ -3,8 +3,10 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional
 
 ActivationName = Literal["relu", "leaky_relu", "prelu", "gelu", "silu", "tanh", "sigmoid", "none"]
 """Activations that a config may name."""
@@ -36,6 +38,28 @@ def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Line
     if bias:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+class JointLinear(nn.Module):
+    """One linear layer over several inputs, without laying them side by side first.
+
+    Weights and starting values are those of a linear layer over the joined inputs.
+    """
+
+    def __init__(self, widths: Sequence[int], out_features: int) -> None:
+        super().__init__()
+        self.widths = list(widths)
+        self.joint = linear(sum(widths), out_features)
+
+    def forward(
+        self, first: Float[Tensor, "batch first"], *others: Float[Tensor, "batch _"]
+    ) -> Float[Tensor, "batch out_features"]:
+        """The outputs."""
+        pieces = torch.split(self.joint.weight, self.widths, dim=1)
+        out = functional.linear(first, pieces[0], self.joint.bias)
+        for x, piece in zip(others, pieces[1:], strict=True):
+            out = out + functional.linear(x, piece)
+        return out
 
 
 class MLP(nn.Module):

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import Field
 
 from rankloom.config import Config
+from rankloom.evaluation.significance import holm
 from rankloom.report.rows import (
     Published,
     Row,
@@ -21,7 +22,7 @@ from rankloom.report.rows import (
     rank,
     scenario_rows,
 )
-from rankloom.report.seeds import Difference, holm, paired_difference
+from rankloom.report.seeds import Difference, paired_difference
 from rankloom.runs.record import DatasetFacts, Record
 
 FORMAT_VERSION = 1
@@ -202,7 +203,7 @@ def _compare(rows: Sequence[Row], reference: Row, columns: Sequence[str]) -> lis
         pairs = [paired_difference(row.metrics[metric].values, theirs) for row in others]
         adjusted = holm([pair.p_value for pair in pairs])
         for row, pair, p_adjusted in zip(others, pairs, adjusted, strict=True):
-            found[row.label][metric] = pair.model_copy(update={"p_adjusted": p_adjusted})
+            found[row.label][metric] = pair.model_copy(update={"p_adjusted": float(p_adjusted)})
     return [row.model_copy(update={"differences": found.get(row.label, {})}) for row in rows]
 
 

@@ -1,13 +1,13 @@
-"""Statistics over seeds: means, deviations, paired differences, adjusted p-values."""
+"""Statistics over seeds: means, deviations, paired differences."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from pydantic import Field
-from scipy import stats
 
 from rankloom.config import Config
+from rankloom.evaluation.significance import paired_t_test
 from rankloom.runs.record import Number
 
 
@@ -46,52 +46,31 @@ class Difference(Config):
 
 
 def summarise(values: Mapping[int, float]) -> Summary:
-    """Mean and deviation of a metric by seed."""
-    defined = np.array([value for value in values.values() if not math.isnan(value)])
+    """Mean and deviation of a metric by seed; an infinite value counts as undefined."""
+    kept = {
+        seed: value if math.isfinite(value) else math.nan for seed, value in sorted(values.items())
+    }
+    defined = np.array([value for value in kept.values() if not math.isnan(value)])
     return Summary(
         mean=float(defined.mean()) if defined.size else math.nan,
         deviation=float(defined.std(ddof=1)) if defined.size > 1 else math.nan,
-        values=dict(sorted(values.items())),
+        values=kept,
     )
 
 
 def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference:
     """Difference `ours - theirs` over the seeds at which both are defined.
 
-    When the differences do not vary (two deterministic models) the t statistic does not exist:
-    the p-value is 1 if they are all zero, NaN otherwise.
+    Differences that do not vary (two deterministic models) leave nothing to test: the p-value is 1
+    when they are zero, and undefined otherwise.
     """
     common = [
         seed
         for seed in sorted(ours.keys() & theirs.keys())
-        if not math.isnan(ours[seed]) and not math.isnan(theirs[seed])
+        if math.isfinite(ours[seed]) and math.isfinite(theirs[seed])
     ]
     if not common:
         return Difference(mean=math.nan, seeds=0, p_value=math.nan)
-    differences = np.array([ours[seed] - theirs[seed] for seed in common])
-    mean = float(differences.mean())
-    if len(common) < 2:
-        return Difference(mean=mean, seeds=1, p_value=math.nan)
-    if not differences.any():
-        return Difference(mean=0.0, seeds=len(common), p_value=1.0)
-    # Metrics lie near 1, so that a spread below 1e-12 is rounding and no variation of the models.
-    if np.ptp(differences) < 1e-12:
-        return Difference(mean=mean, seeds=len(common), p_value=math.nan)
-    p_value = float(stats.ttest_1samp(differences, 0.0).pvalue)
-    return Difference(mean=mean, seeds=len(common), p_value=p_value)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment for several tests, in the order given.
-
-    Undefined p-values (NaN) are no tests: they stay NaN and do not count.
-
-    Source: Holm, Scandinavian Journal of Statistics 6 (1979).
-    """
-    tested = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
-    adjusted = [math.nan] * len(p_values)
-    floor = 0.0
-    for rank, (p, index) in enumerate(tested):
-        floor = max(floor, min(1.0, p * (len(tested) - rank)))
-        adjusted[index] = floor
-    return adjusted
+    test = paired_t_test([ours[seed] for seed in common], [theirs[seed] for seed in common])
+    p_value = math.nan if test.standard_error == 0 and test.difference else test.p_value
+    return Difference(mean=test.difference, seeds=len(common), p_value=p_value)

@@ -7,16 +7,18 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich import box
 from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankloom.config import parse_config
-from rankloom.report.leaderboard import SIGNIFICANCE, Leaderboard, Row, Table
+from rankloom.report.leaderboard import SIGNIFICANCE, Leaderboard, Table
+from rankloom.report.rows import Row
 from rankloom.report.seeds import Difference, Summary
 from rankloom.runs.atomic import write_text
 
-MISSING = "–"
+MISSING = "-"
 """What stands in a table where there is nothing to say."""
 
 
@@ -26,13 +28,15 @@ def number(value: float | None, digits: int = 5) -> str:
 
 
 def count(value: float | None) -> str:
-    """A count, a rate or a cost, to three or four figures: 950, 12,300, 1.25M."""
+    """A count, a rate or a cost: whole below ten thousand, then three figures (63.8k, 1.25M)."""
     if value is None or math.isnan(value):
         return MISSING
-    for limit, suffix in ((1e9, "G"), (1e6, "M")):
-        if abs(value) >= limit:
-            return f"{value / limit:.3g}{suffix}" if value < 999.5 * limit else f"{value:.3g}"
-    return f"{value:,.0f}"
+    if abs(value) < 9_999.5:
+        return f"{value:,.0f}"
+    for limit, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "G")):
+        if abs(value) < 999.5 * limit:
+            return f"{value / limit:.3g}{suffix}"
+    return f"{value / 1e12:.3g}T"
 
 
 def p_text(value: float) -> str:
@@ -127,26 +131,58 @@ def to_markdown(leaderboard: Leaderboard) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def terminal(leaderboard: Leaderboard) -> Group:
-    """Every table as a rich renderable; best values in bold with a star."""
+def terminal(leaderboard: Leaderboard, metrics: Sequence[str] | None = None) -> Group:
+    """Every table as a rich renderable that fits 80 columns; best values in bold with a star.
+
+    Speeds are rows per second, of training and of scoring.
+
+    Args:
+        leaderboard: what to draw.
+        metrics: metric columns; None: the first two of each table.
+    """
     parts: list[RichTable | Text] = [
         Text(warning, style="yellow") for warning in leaderboard.warnings
     ]
     for table in leaderboard.tables:
-        drawn = RichTable(
-            title=Text(f"{table.dataset.name}, {table.split} split"), title_justify="left"
-        )
-        for name in columns(table):
-            drawn.add_column(Text(name), justify="left" if name == "model" else "right")
+        shown = [name for name in metrics or table.metrics[:2] if name in table.metrics]
+        title = Text(f"{table.dataset.name}, {table.split} split", style="bold")
+        drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE, padding=0)
+        drawn.add_column("model", min_width=12, overflow="fold")
+        for metric in shown:
+            drawn.add_column(metric, justify="right", no_wrap=True)
+            if table.reference is not None:
+                drawn.add_column(f"Δ {metric}", justify="right", no_wrap=True)
+        drawn.add_column("parameters\nFLOPs/row", justify="right", no_wrap=True)
+        drawn.add_column("train/s\nscore/s", justify="right", no_wrap=True)
         for row in table.rows:
-            texts = [Text(text) for text in cells(table, row)]
-            for position, name in metric_positions(table):
-                if name in row.best:
-                    texts[position] = Text(f"{texts[position].plain} *", style="bold green")
-            drawn.add_row(*texts)
+            drawn.add_row(*_terminal_cells(table, row, shown))
         parts.append(drawn)
         parts += [Text(note, style="dim") for note in [*table.notes, *sources(table)]]
     return Group(*parts)
+
+
+def _terminal_cells(table: Table, row: Row, metrics: Sequence[str]) -> list[Text]:
+    """Cells of two lines: the value, and below it the deviation or the p-value."""
+    seeds = "1 seed" if len(row.seeds) == 1 else f"{len(row.seeds)} seeds"
+    texts = [Text.assemble(f"{row.label}\n", (seeds, "dim"))]
+    for metric in metrics:
+        summary = row.metrics[metric]
+        mean = number(summary.mean)
+        if summary.count and not summary.complete:
+            mean += f" ({summary.count}/{len(summary.values)})"
+        if metric in row.best:
+            mean += " *"
+        spread = "" if math.isnan(summary.deviation) else f"±{summary.deviation:.5f}"
+        style = "bold green" if metric in row.best else ""
+        texts.append(Text.assemble((f"{mean}\n", style), (spread, "dim")))
+        if row.label == table.reference:
+            texts.append(Text("reference"))
+        elif table.reference is not None:
+            difference, _, p = _difference_of(row, metric).partition(" (")
+            texts.append(Text.assemble(f"{difference}\n", (p.removesuffix(")"), "dim")))
+    speeds = count(row.training_rows_per_second), count(row.inference_rows_per_second)
+    texts.append(Text(f"{count(row.parameters)}\n{count(row.flops_per_row)}"))
+    return [*texts, Text("\n".join(speeds))]
 
 
 def columns(table: Table) -> list[str]:

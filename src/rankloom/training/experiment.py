@@ -1,35 +1,228 @@
-"""From a recipe to a run folder, and back to a model that evaluates and predicts.
+"""From a recipe to a finished run folder.
 
-A run folder holds `recipe.toml`, `record.json`, `metrics.parquet`, `model.safetensors` and, while
-it is under way, `checkpoint/`. The record is written last: a folder without one is not finished.
+A run folder holds `recipe.toml`, `model.safetensors`, `metrics.parquet`, `record.json` and, while
+training is under way, `checkpoint/`. The record is written last: a folder without one is not
+finished, and training the same recipe into it goes on from its checkpoint.
 """
 
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
 
-import numpy as np
-import polars as pl
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 
 from rankloom.batch import Batch
 from rankloom.config import to_toml
-from rankloom.data.encode import Encoder
-from rankloom.data.frames import like, to_polars
 from rankloom.data.loader import Loader
-from rankloom.data.store import Dataset
+from rankloom.data.store import Dataset, StoredSplit
 from rankloom.evaluation.cost import measure_cost
-from rankloom.evaluation.protocol import Evaluation, EvaluationConfig, Predictions
-from rankloom.evaluation.protocol import evaluate as evaluate_predictions
-from rankloom.evaluation.protocol import predict as predict_batches
-from rankloom.runs.record import Record, read_record, write_record
-from rankloom.training.loop import Progress, TrainingResult
+from rankloom.evaluation.protocol import EvaluationConfig, Predictions, evaluate, predict
+from rankloom.runs.environment import current_commit, current_machine, current_versions
+from rankloom.runs.history import write_history
+from rankloom.runs.record import (
+    Record,
+    StoredRun,
+    TrainingSummary,
+    describe_dataset,
+    find_completed,
+    recipe_hash,
+    write_record,
+)
+from rankloom.training.loop import TrainingResult, select_device
 from rankloom.training.loop import train as run_loop
+from rankloom.training.progress import Progress
 from rankloom.training.recipe import Recipe, load_recipe
+from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run
+
+CHECKPOINT_FOLDER = "checkpoint"
+"""Folder of the checkpoint inside a run folder that is under way."""
+COST_ROWS = 256
+"""Rows of the batch that operations are counted on."""
+
+
+def train(
+    recipe: Recipe | str | Path,
+    *,
+    out: str | Path = "runs",
+    seed: int | None = None,
+    resume: bool = True,
+    progress: Callable[[Progress], None] | None = None,
+) -> Run:
+    """Train one recipe, evaluate its best weights, and write the run folder.
+
+    Args:
+        recipe: a recipe or the path of one.
+        out: folder that run folders go into, as `<dataset>/<recipe>-<hash>-s<seed>`.
+        seed: replaces the recipe's seed.
+        resume: go on from a checkpoint in the run folder; False starts anew.
+        progress: called now and then with the state of the training.
+
+    Returns:
+        The finished run. A folder that already holds the same run, made by the same source from
+        the same data, is returned as it is (unless `resume` is False).
+
+    Raises:
+        FileNotFoundError: there is no such recipe or data set.
+        ValueError: the recipe, the data set, or the training went wrong, and how.
+    """
+    chosen = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    dataset = Dataset.open(chosen.dataset)
+    _check_splits(chosen, dataset)
+    folder = run_folder(chosen, dataset, Path(out))
+    if resume:
+        finished = find_run(chosen, dataset, folder)
+        if finished is not None:
+            return Run.open(finished.folder, dataset=dataset)
+    elif folder.exists():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(to_toml(chosen), encoding="utf-8")
+    device = select_device(chosen.training.device)
+
+    started, clock = datetime.now(UTC), time.perf_counter()
+    torch.manual_seed(chosen.seed)
+    entry = chosen.entry()
+    model = entry.build(chosen.settings(), dataset.schema).to(device)
+    result = _fit(model, chosen, dataset, device, folder / CHECKPOINT_FOLDER, resume, progress)
+    save_file(model.state_dict(), folder / MODEL_FILE)
+
+    metrics: dict[str, dict[str, float]] = {}
+    scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
+    cost: dict[str, int | float] = dict(_cost(model, dataset, device))
+    for name in ("valid", "test"):
+        if name not in dataset.splits:
+            continue
+        start = time.perf_counter()
+        predictions = score(model, dataset.split(name), chosen, device)
+        seconds = time.perf_counter() - start
+        evaluation = evaluate(predictions, dataset.schema, chosen.evaluation)
+        metrics[name], scenarios[name] = evaluation.metrics, evaluation.scenarios
+        cost["inference_rows_per_second"] = dataset.split(name).rows / seconds
+    resolved = chosen.resolved()
+    record = Record(
+        run_id=folder.name,
+        name=chosen.name,
+        model=entry.name,
+        family=entry.family,
+        seed=chosen.seed,
+        recipe=resolved,
+        recipe_hash=recipe_hash(resolved),
+        dataset=describe_dataset(
+            dataset.name,
+            dataset.data_hash,
+            {name: dataset.split(name).rows for name in dataset.splits},
+            dataset.schema,
+        ),
+        commit=current_commit(),
+        started=started,
+        finished=datetime.now(UTC),
+        seconds=time.perf_counter() - clock,
+        machine=current_machine(device),
+        versions=current_versions(),
+        training=TrainingSummary(
+            epochs=result.epochs,
+            steps=result.steps,
+            best_step=result.best_step,
+            stopped=result.stopped,
+            seconds=result.seconds,
+            rows_per_second=result.rows_per_second,
+            table_optimizer=result.table_optimizer,
+            shuffle_order=result.order,
+            precision=chosen.training.precision,
+            compile=chosen.training.compile,
+            resumed=result.resumed,
+        ),
+        metrics=metrics,
+        scenarios={name: table for name, table in scenarios.items() if table},
+        cost=cost,
+    )
+    write_history(folder, result.history)
+    write_record(folder, record)
+    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    return Run.open(folder, dataset=dataset)
+
+
+def run_folder(recipe: Recipe, dataset: Dataset, out: Path) -> Path:
+    """Where a run of this recipe on this data goes."""
+    short = recipe_hash(recipe.resolved())[:8]
+    return out / dataset.name / f"{recipe.name}-{short}-s{recipe.seed}"
+
+
+def find_run(recipe: Recipe, dataset: Dataset, root: Path) -> StoredRun | None:
+    """A finished run of this recipe on this data by this source below `root`, if there is one."""
+    return find_completed(
+        root, recipe_hash(recipe.resolved()), dataset.data_hash, recipe.seed, current_commit()
+    )
+
+
+def score(
+    model: nn.Module, split: StoredSplit, recipe: Recipe, device: torch.device
+) -> Predictions:
+    """Predictions of all rows of a split, in file order."""
+    loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
+    return predict(model, loader, precision=recipe.training.precision, device=device)
+
+
+def _fit(
+    model: nn.Module,
+    recipe: Recipe,
+    dataset: Dataset,
+    device: torch.device,
+    checkpoint: Path,
+    resume: bool,
+    progress: Callable[[Progress], None] | None,
+) -> TrainingResult:
+    """Run the loop with validation on the `valid` split."""
+    monitored = recipe.training.monitor
+    names = dict.fromkeys([*recipe.evaluation.metrics, monitored.partition("/")[0]])
+    wanted = EvaluationConfig(
+        **recipe.evaluation.model_dump(exclude={"metrics", "per_scenario"}),
+        metrics=tuple(names),
+        per_scenario=False,
+    )
+
+    def validate(current: nn.Module) -> dict[str, float]:
+        predictions = score(current, dataset.split("valid"), recipe, device)
+        return evaluate(predictions, dataset.schema, wanted).metrics
+
+    loader = Loader(
+        dataset.split("train"),
+        recipe.training.batch_size,
+        shuffle=True,
+        seed=recipe.seed,
+        device=str(device),
+    )
+    return run_loop(
+        model,
+        loader,
+        recipe.training,
+        evaluate=validate if "valid" in dataset.splits else None,
+        folder=checkpoint,
+        seed=recipe.seed,
+        resume=resume,
+        progress=progress,
+        fingerprint=dataset.data_hash,
+    )
+
+
+def _cost(model: nn.Module, dataset: Dataset, device: torch.device) -> Iterable[tuple[str, float]]:
+    split = dataset.split("train")
+    batch: Batch = split.slice(0, min(COST_ROWS, split.rows)).to(device)
+    return measure_cost(model, batch).model_dump().items()
+
+
+def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
+    if "train" not in dataset.splits:
+        raise ValueError(f"{dataset.folder} has no train split; it has {', '.join(dataset.splits)}")
+    if recipe.training.batch_size > dataset.split("train").rows:
+        rows = dataset.split("train").rows
+        raise ValueError(
+            f"batch_size {recipe.training.batch_size} is more than the {rows} training rows; "
+            f"set training.batch_size to at most {rows}"
+        )

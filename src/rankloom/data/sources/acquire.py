@@ -4,8 +4,8 @@ Everything is made in a temporary folder beside the result and renamed at the en
 called `raw` is always complete.
 """
 
-import shutil
 import tempfile
+import zlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -110,9 +110,7 @@ def get(
     try:
         with tempfile.TemporaryDirectory(prefix=".get-", dir=target.parent) as scratch:
             staged = _stage(source, origin, Path(scratch), verify, say)
-            if target.exists():
-                target.rename(Path(scratch) / "replaced")
-            staged.rename(target)
+            _replace(target, staged, Path(scratch) / "replaced")
     except BaseException:
         for folder in made:
             if not any(folder.iterdir()):
@@ -137,6 +135,18 @@ def read_source_manifest(folder: str | Path) -> SourceManifest:
         raise ValueError(f"{path} is not a manifest of `rankloom data get`") from None
 
 
+def _replace(target: Path, staged: Path, aside: Path) -> None:
+    if not target.exists():
+        staged.rename(target)
+        return
+    target.rename(aside)
+    try:
+        staged.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
+
+
 def _stage(
     source: Source, origin: str | Path | None, scratch: Path, verify: bool, say: Say
 ) -> Path:
@@ -153,7 +163,7 @@ def _stage(
     say(f"reading {source.title}: {form.name}")
     try:
         form.convert(files, staged)
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, EOFError, zlib.error) as error:
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"{taken_from}: not readable as {form.name}: {first}") from None
     for stem, schema in form.schemas().items():
@@ -288,11 +298,6 @@ def _make_folder(folder: Path) -> list[Path]:
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     folder.mkdir(parents=True, exist_ok=True)
     return missing
-
-
-def copy_file(path: Path, target: Path) -> None:
-    """Copy one raw file as it is."""
-    shutil.copyfile(path, target)
 
 
 def _say_nothing(line: str) -> None:

@@ -1,0 +1,83 @@
+"""`rankloom compare RECIPE ... --seeds N`: leaderboard and page."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rankloom.report.rows import Published
+
+
+def compare(
+    recipes: Annotated[list[Path], typer.Argument(help="Recipes (TOML).")],
+    seeds: Annotated[int, typer.Option(help="Seeds of each recipe, from its own on.")] = 3,
+    dataset: Annotated[
+        Path | None, typer.Option(help="Data set folder, in place of the recipes' own.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
+    report: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
+    reference: Annotated[
+        str | None, typer.Option(help="Recipe or model that the others are compared with.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Published values to show beside (TOML).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
+    fresh: Annotated[bool, typer.Option(help="Train again what is recorded.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
+) -> None:
+    """Train every recipe with every seed, skipping recorded runs, and write the leaderboard."""
+    from rankloom.cli.console import STDERR, STDOUT, training_progress
+    from rankloom.report.leaderboard import build_leaderboard
+    from rankloom.report.page import write_page
+    from rankloom.report.tables import terminal, to_csv, to_markdown, write_json
+    from rankloom.runs.atomic import write_text
+    from rankloom.training.compare import PlannedRun
+    from rankloom.training.compare import compare as run_compare
+    from rankloom.training.recipe import load_recipe
+
+    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    chosen = [load_recipe(path, overrides) for path in recipes]
+    beside = None if published is None else _read_published(published)
+
+    def announce(run: PlannedRun) -> None:
+        state = "recorded already" if run.recorded else "training"
+        STDERR.print(
+            f"[{run.number}/{run.total}] {run.recipe.name} seed {run.recipe.seed}: {state}",
+            highlight=False,
+            markup=False,
+        )
+
+    with training_progress("") as progress:
+        runs = run_compare(
+            chosen, seeds=seeds, out=out, fresh=fresh, announce=announce, progress=progress
+        )
+    board = build_leaderboard(
+        [run.record for run in runs], split=split, reference=reference, published=beside
+    )
+    report.mkdir(parents=True, exist_ok=True)
+    write_json(report / "leaderboard.json", board)
+    write_text(report / "leaderboard.md", to_markdown(board))
+    write_text(report / "leaderboard.csv", to_csv(board))
+    write_page(report / "index.html", board, runs)
+    if as_json:
+        typer.echo((report / "leaderboard.json").read_text(encoding="utf-8"))
+        return
+    STDOUT.print(terminal(board))
+    typer.echo(f"page:        {report / 'index.html'}")
+    typer.echo(f"leaderboard: {report / 'leaderboard.json'} (also .md and .csv)")
+    typer.echo(f"runs:        {out}")
+
+
+def _read_published(path: Path) -> dict[str, "Published"]:
+    from rankloom.config import parse_config, read_toml
+    from rankloom.report.rows import Published
+
+    return {
+        name: parse_config(Published, values, f"{path}: {name}")
+        for name, values in read_toml(path).items()
+    }

@@ -1,0 +1,70 @@
+"""Seeded negative sampling for logs that hold only positives."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rankloom.data.keys import Codes
+
+MAX_ROUNDS = 16
+"""Rounds of rejection; users whom they leave over know nearly every item and are drawn exactly."""
+
+
+def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> Codes:
+    """Draw items for every row that are nowhere in the log of the row's user.
+
+    The draw is uniform over the items of the log that the user has not touched, with replacement:
+    two negatives of one row may be the same item. It depends on the rows and the seed only.
+
+    Args:
+        users: [rows] codes, none missing.
+        items: [rows] codes, none missing.
+        per_positive: items per row.
+        seed: seed of the draw.
+
+    Returns:
+        [rows, per_positive] item codes; -1 for users who have touched every item.
+    """
+    catalogue = np.unique(items)
+    position = np.searchsorted(catalogue, items)
+    num_items = len(catalogue)
+    own = np.unique(users.astype(np.int64) * num_items + position)
+    generator = np.random.default_rng(seed)
+    wanted = np.repeat(users.astype(np.int64), per_positive)
+    touched = np.bincount(own // num_items, minlength=int(users.max(initial=0)) + 1)
+    drawn = np.full(wanted.shape, -1, dtype=np.int64)
+    open_ = np.flatnonzero(touched[wanted] < num_items)
+    for _ in range(MAX_ROUNDS):
+        if not open_.size:
+            break
+        draw = generator.integers(0, num_items, size=open_.size)
+        free = ~_contains(own, wanted[open_] * num_items + draw)
+        drawn[open_[free]] = draw[free]
+        open_ = open_[~free]
+    _draw_exactly(drawn, open_, wanted, own, num_items, generator)
+    found = np.where(drawn < 0, np.int32(-1), catalogue[drawn])
+    return found.reshape(-1, per_positive).astype(np.int32)
+
+
+def _draw_exactly(
+    drawn: NDArray[np.int64],
+    open_: NDArray[np.int64],
+    wanted: NDArray[np.int64],
+    own: NDArray[np.int64],
+    num_items: int,
+    generator: np.random.Generator,
+) -> None:
+    """Fill the open draws from each user's list of free items; few users come here."""
+    order = np.argsort(wanted[open_], kind="stable")
+    users, starts = np.unique(wanted[open_][order], return_index=True)
+    bounds = np.append(starts, open_.size)
+    for index, user in enumerate(users):
+        rows = open_[order[bounds[index] : bounds[index + 1]]]
+        low, high = np.searchsorted(own, (user * num_items, (user + 1) * num_items))
+        free = np.delete(np.arange(num_items), own[low:high] - user * num_items)
+        drawn[rows] = generator.choice(free, size=rows.size)
+
+
+def _contains(table: NDArray[np.int64], values: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Which values are in the sorted table."""
+    place = np.minimum(np.searchsorted(table, values), len(table) - 1)
+    return table[place] == values

@@ -1,0 +1,130 @@
+"""Labels and roles (scenario, group, time, weight) of raw rows, checked and typed."""
+
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rankloom.data.cells import group_keys, to_float, to_integer, to_text
+from rankloom.data.table_schema import LabelSpec, TableSchema
+from rankloom.data.vocabulary import NOT_A_NUMBER
+from rankloom.schema import PADDING
+
+
+def read_roles(
+    frame: pl.DataFrame,
+    schema: TableSchema,
+    *,
+    group_is_text: bool,
+    first_row: int = 0,
+    labels: bool = True,
+) -> list[pl.Series]:
+    """Typed columns `label/<task>` (float32, null where missing), weight, scenario, group, time.
+
+    Args:
+        frame: raw columns.
+        schema: the declaration.
+        group_is_text: whether group keys are hashed text; False: integers, kept as they are.
+        first_row: rows of the table before this frame, for messages.
+        labels: False leaves out all but the scenario, as requests have no labels.
+
+    Raises:
+        ValueError: a column is missing; a label is outside {0, 1} or missing; a weight is missing,
+            negative or infinite; a group or time is missing or no integer. The message names the
+            row.
+    """
+    roles = schema.roles
+    columns = []
+    if labels:
+        for name, spec in schema.labels.items():
+            values = _present(frame, spec.column or name, f"label {name}")
+            columns.append(_label(values, name, spec, first_row).alias(f"label/{name}"))
+        if roles.weight is not None:
+            weight = _present(frame, roles.weight, "weight")
+            columns.append(_weight(weight, first_row).alias("weight"))
+    if roles.scenario is not None:
+        scenario = to_text(_present(frame, roles.scenario, "scenario"))
+        columns.append(scenario.alias("scenario"))
+    if labels and roles.group is not None:
+        group = _present(frame, roles.group, "group")
+        keys = group_keys(group, group_is_text)
+        columns.append(_whole(keys, group, "group", first_row).alias("group"))
+    if labels and roles.time is not None:
+        time = _present(frame, roles.time, "time")
+        columns.append(_whole(to_integer(time), time, "time", first_row).alias("time"))
+    return columns
+
+
+def scenario_ids(scenarios: tuple[str, ...]) -> Callable[[pl.Series], NDArray[np.int32]]:
+    """Lookup of scenario names: their index, 0 for a name that is not known."""
+    known = pl.DataFrame(
+        {"name": scenarios[1:], "id": np.arange(1, len(scenarios), dtype=np.int32)},
+        schema={"name": pl.String, "id": pl.Int32},
+    )
+
+    def lookup(values: pl.Series) -> NDArray[np.int32]:
+        rows = values.alias("name").to_frame()
+        found = rows.join(known, on="name", how="left", maintain_order="left")
+        return found["id"].fill_null(PADDING).to_numpy().astype(np.int32)
+
+    return lookup
+
+
+def sort_scenarios(names: list[str]) -> list[str]:
+    """Scenario names in index order: by number when all are integers, else as text."""
+    try:
+        return sorted(names, key=int)
+    except ValueError:
+        return sorted(names)
+
+
+def _present(frame: pl.DataFrame, column: str, role: str) -> pl.Series:
+    if column not in frame.columns:
+        raise ValueError(f"{role}: no column {column}; the table has: {', '.join(frame.columns)}")
+    return frame[column]
+
+
+def _label(values: pl.Series, name: str, spec: LabelSpec, first_row: int) -> pl.Series:
+    numbers = to_float(values)
+    unread = numbers.is_null() & values.is_not_null()
+    if unread.any():
+        _fail(values, unread, f"label {name}", "must be a number", first_row)
+    numbers = numbers.fill_nan(None)
+    if not spec.allow_missing and numbers.null_count():
+        wanted = "is missing; set allow_missing = true to mask it, expected 0 or 1"
+        _fail(values, numbers.is_null(), f"label {name}", wanted, first_row)
+    if spec.threshold is not None:
+        return (numbers >= spec.threshold).cast(pl.Float32)
+    outside = ((numbers != 0) & (numbers != 1)).fill_null(False)
+    if outside.any():
+        wanted = "must be 0 or 1 (or give a threshold)"
+        _fail(values, outside, f"label {name}", wanted, first_row)
+    return numbers.cast(pl.Float32)
+
+
+def _weight(values: pl.Series, first_row: int) -> pl.Series:
+    numbers = to_float(values)
+    bad = (numbers.is_null() | numbers.is_nan() | numbers.is_infinite() | (numbers < 0)).fill_null(
+        True
+    )
+    if bad.any():
+        _fail(values, bad, "weight", "must be a finite number, not negative", first_row)
+    return numbers.cast(pl.Float32)
+
+
+def _whole(integers: pl.Series, values: pl.Series, role: str, first_row: int) -> pl.Series:
+    bad = integers.is_null()
+    if role == "time" or values.dtype.is_numeric():
+        bad |= (integers == NOT_A_NUMBER).fill_null(False)
+    if bad.any():
+        _fail(values, bad, role, "must be an integer" if role == "time" else "is missing", first_row)
+    return integers
+
+
+def _fail(values: pl.Series, bad: pl.Series, role: str, wanted: str, first_row: int) -> None:
+    place = int(bad.arg_true()[0])
+    raise ValueError(
+        f"{role}, column {values.name}, row {first_row + place + 1}: {wanted}; got "
+        f"{values[place]!r}"
+    )

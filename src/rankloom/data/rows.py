@@ -1,0 +1,368 @@
+"""The raw table as a stream of rows with derived columns, split, negatives and histories.
+
+Rows stream through when each can be judged alone (splits by files, column or plain random draw).
+A split by time, per user or stratified, a core filter, negatives and histories look at all rows
+first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each key column,
+1 for the split, 4 for each negative drawn, and 8 (plus 4 per event) for each history. While these
+are being found, sorting takes about 40 bytes per row more.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from rankloom.data.core import core_rows
+from rankloom.data.delimited import Place
+from rankloom.data.derive import derive_columns
+from rankloom.data.history import HistoryIndex, history_column, index_history
+from rankloom.data.keys import Codes, KeyCollector, KeyColumn, as_times, require_values
+from rankloom.data.negatives import draw_negatives
+from rankloom.data.read import CHUNK_ROWS, RawTable, find_files, open_table
+from rankloom.data.split import (
+    SplitCodes,
+    check_not_empty,
+    column_split,
+    leave_one_out_split,
+    random_split,
+    stratified_split,
+    time_split,
+    within_split,
+)
+from rankloom.data.table_schema import (
+    ColumnSplit,
+    Derive,
+    FileSplit,
+    History,
+    LeaveOneOutSplit,
+    RandomSplit,
+    TableInput,
+    TableSchema,
+    TimeSplit,
+)
+from rankloom.data.usage import (
+    column_kinds,
+    created_columns,
+    label_column,
+    raw_columns,
+    split_keys,
+)
+
+Keys = dict[str, KeyColumn]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some rows in input order."""
+
+    frame: pl.DataFrame
+    """Raw, derived and created columns."""
+    split: NDArray[np.int8]
+    """[rows]; 0 train, 1 valid, 2 test."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What was decided over all rows at once; None or empty where nothing had to be."""
+
+    rows: int
+    """Rows of the raw table; -1 when they were not counted."""
+    keep: NDArray[np.bool_] | None
+    """[rows]; what the core filter left."""
+    split: SplitCodes | None
+    """[rows]."""
+    negatives: Codes | None
+    """[rows, per_positive] codes of items, -1 for none."""
+    histories: tuple[tuple[History, HistoryIndex], ...]
+    """One index per declared history."""
+    keys: Keys
+    """Key columns over all rows."""
+
+
+class RowStream:
+    """All rows of a raw table, ready to be fitted on and encoded."""
+
+    columns: tuple[str, ...]
+    """Columns of every chunk's frame."""
+    notes: tuple[str, ...]
+    """What happened to rows that a reader of the numbers should know."""
+
+    def __init__(
+        self, schema: TableSchema, table: RawTable, file_split: tuple[int, ...], plan: Plan
+    ) -> None:
+        self.schema = schema
+        self._table = table
+        self._file_split = file_split
+        self._plan = plan
+        self._raw = raw_columns(schema)
+        self.columns = (*self._raw, *created_columns(schema))
+        self.notes = tuple(_notes(schema, plan))
+
+    def chunks(self, rows: int = CHUNK_ROWS) -> Iterator[Chunk]:
+        """Yield all rows in input order, a row's negatives right behind it.
+
+        May be called again, and gives the same rows for any `rows`.
+
+        Args:
+            rows: most rows of a chunk.
+
+        Raises:
+            ValueError: a cell or a row is wrong (the message names it), a split that was asked for
+                is empty, or the files changed since they were opened.
+        """
+        negatives = self.schema.negatives
+        read = max(1, rows // (1 if negatives is None else 1 + negatives.per_positive))
+        counts = np.zeros(3, dtype=np.int64)
+        first = 0
+        for index, file in enumerate(self._table.files):
+            row = 1
+            for raw in self._table.file_chunks(index, self._raw, read):
+                frame = derive_columns(raw, self.schema.derive, Place(file.name, row))
+                split = self._split(frame, first, index, Place(file.name, row))
+                chunk = self._build(frame, split, first)
+                counts += np.bincount(chunk.split, minlength=3)
+                first += raw.height
+                row += raw.height
+                if chunk.frame.height:
+                    yield chunk
+        if first == 0:
+            raise ValueError(f"{self._table.files[0].name} has no rows")
+        if self._plan.rows not in (-1, first):
+            raise ValueError(
+                f"the files held {self._plan.rows:,} rows when they were opened and {first:,} now;"
+                " they must not change while they are read"
+            )
+        check_not_empty(self.schema.split, counts)
+
+    def _split(self, frame: pl.DataFrame, first: int, file: int, place: Place) -> SplitCodes:
+        split = self.schema.split
+        if self._plan.split is not None:
+            return self._plan.split[first : first + frame.height]
+        if isinstance(split, FileSplit):
+            return np.full(frame.height, self._file_split[file], dtype=np.int8)
+        if isinstance(split, ColumnSplit):
+            return column_split(split, frame[split.column], place)
+        if isinstance(split, RandomSplit):
+            return random_split(split, first, frame.height)
+        raise AssertionError(f"a split of kind {split.kind} has a plan")
+
+    def _build(self, frame: pl.DataFrame, split: SplitCodes, first: int) -> Chunk:
+        """Filter, add histories, add negatives. `first` is the frame's first row in the table."""
+        plan = self._plan
+        rows = np.arange(first, first + frame.height)
+        if plan.keep is not None:
+            keep = plan.keep[rows]
+            frame, split, rows = frame.filter(pl.Series(keep)), split[keep], rows[keep]
+        added: list[pl.Series] = []
+        for history, index in plan.histories:
+            offsets, events = index.lists(rows)
+            members = [(member, f"{history.name}.{member}") for member in history.members]
+            if history.with_time:
+                members.append((history.time, f"{history.name}.time"))
+            added += [
+                history_column(offsets, events, plan.keys[column], name) for column, name in members
+            ]
+        frame = frame.with_columns(added)
+        if self.schema.negatives is not None and plan.negatives is not None:
+            drawn = plan.negatives[rows]
+            frame, split = self._with_negatives(frame, split, drawn)
+        return Chunk(frame.select(self.columns), split)
+
+    def _with_negatives(
+        self, frame: pl.DataFrame, split: SplitCodes, drawn: Codes
+    ) -> tuple[pl.DataFrame, SplitCodes]:
+        """Put each row's drawn items behind it; all other columns are the row's own."""
+        spec = self.schema.negatives
+        assert spec is not None
+        logged = np.full((len(drawn), 1), -2, dtype=np.int32)
+        codes = np.hstack([logged, drawn]).ravel()
+        source = np.repeat(np.arange(len(drawn)), 1 + spec.per_positive)
+        there = codes != -1
+        codes, source = codes[there], source[there]
+        frame = frame[source]
+        positive = codes == -2
+        item = self._plan.keys[spec.item].take(np.where(positive, np.int32(-1), codes))
+        frame = frame.with_columns(
+            item.fill_null(frame[spec.item]).alias(spec.item),
+            pl.Series(spec.label, positive.astype(np.int64)),
+        )
+        return frame, split[source]
+
+
+def open_rows(schema: TableSchema, root: Path) -> RowStream:
+    """Open the main table of a declaration.
+
+    Order of work: derived columns, core filter, split, histories, negatives. Negatives of a row go
+    to its split and share its histories; they are events of nobody's history.
+
+    Args:
+        schema: the declaration.
+        root: folder that relative paths start from.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: the table does not fit the declaration, or a planned split is empty.
+    """
+    files, file_split = _files(schema, root)
+    spec = schema.input or TableInput(files=files)
+    table = open_table(spec, root, files, column_kinds(schema))
+    created = created_columns(schema)
+    clash = [name for name in created if name in table.columns]
+    if clash:
+        raise ValueError(
+            f"{table.files[0].name} has a column {clash[0]} already; give the created one "
+            "another name"
+        )
+    table.check_columns(raw_columns(schema))
+    return RowStream(schema, table, file_split, _plan(schema, table))
+
+
+def _files(schema: TableSchema, root: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
+    """All files in reading order, and the split of each (of kind `files`)."""
+    split = schema.split
+    if not isinstance(split, FileSplit):
+        assert schema.input is not None
+        paths = find_files(schema.input.files, root)
+        return tuple(str(path) for path in paths), (0,) * len(paths)
+    found: dict[Path, int] = {}
+    for code, files in enumerate((split.train, split.valid, split.test)):
+        for path in find_files(files, root) if files is not None else []:
+            if found.setdefault(path.resolve(), code) != code:
+                raise ValueError(f"{path.name} is in two splits; a file belongs to one")
+    return tuple(str(path) for path in found), tuple(found.values())
+
+
+def _plan(schema: TableSchema, table: RawTable) -> Plan:
+    keys = _collect_keys(schema, table)
+    if not keys:
+        return Plan(-1, None, None, None, (), {})
+    rows = len(next(iter(keys.values())).codes)
+    if not rows:
+        raise ValueError(f"{table.files[0].name} has no rows")
+    keep = None
+    if schema.core is not None:
+        codes = {name: keys[name].codes for name in schema.core.columns}
+        keep = core_rows(codes, schema.core.columns)
+    kept = np.arange(rows) if keep is None else np.flatnonzero(keep)
+    split = None
+    if split_keys(schema):
+        split = np.zeros(rows, dtype=np.int8)
+        split[kept] = _planned_split(schema, keys, kept)
+        check_not_empty(schema.split, np.bincount(split[kept], minlength=3))
+    negatives = None
+    if schema.negatives is not None:
+        spec = schema.negatives
+        for name in (spec.user, spec.item):
+            require_values(keys[name], name)
+        users, items = keys[spec.user].codes[kept], keys[spec.item].codes[kept]
+        negatives = np.full((rows, spec.per_positive), -1, dtype=np.int32)
+        negatives[kept] = draw_negatives(users, items, spec.per_positive, spec.seed)
+    histories = tuple((item, _history(schema, item, keys, keep)) for item in schema.history)
+    return Plan(rows, keep, split, negatives, histories, keys)
+
+
+def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
+    """Read every column that something needs over all rows at once."""
+    wanted = [*split_keys(schema)]
+    if schema.core is not None:
+        wanted += schema.core.columns
+    if schema.negatives is not None:
+        wanted += [schema.negatives.user, schema.negatives.item]
+    for history in schema.history:
+        wanted += [history.user, history.time, *history.members]
+        label = history.only_label
+        if label is not None and not _is_created_label(schema, label):
+            wanted.append(label_column(schema, label))
+    wanted = list(dict.fromkeys(wanted))
+    if not wanted:
+        return {}
+    derive = _needed_derive(schema, wanted)
+    derived = {item.name for item in derive}
+    sources = [item.source for item in derive]
+    raw = [name for name in dict.fromkeys([*wanted, *sources]) if name not in derived]
+    collectors: dict[str, KeyCollector] = {}
+    for index, file in enumerate(table.files):
+        row = 1
+        for chunk in table.file_chunks(index, raw):
+            frame = derive_columns(chunk, derive, Place(file.name, row))
+            for name in wanted:
+                if name not in collectors:
+                    collectors[name] = KeyCollector(frame.schema[name])
+                collectors[name].add(frame[name])
+            row += chunk.height
+    if not collectors:
+        raise ValueError(f"{table.files[0].name} has no rows")
+    return {name: collector.finish() for name, collector in collectors.items()}
+
+
+def _needed_derive(schema: TableSchema, wanted: list[str]) -> list[Derive]:
+    """Derived columns among `wanted`, and those they build on, in order."""
+    needed = set(wanted)
+    for item in reversed(schema.derive):
+        if item.name in needed:
+            needed.add(item.source)
+    return [item for item in schema.derive if item.name in needed]
+
+
+def _planned_split(schema: TableSchema, keys: Keys, kept: NDArray[np.int64]) -> SplitCodes:
+    """Split codes of the kept rows."""
+    split = schema.split
+    if isinstance(split, RandomSplit):
+        assert split.stratify is not None
+        return stratified_split(split, keys[split.stratify].codes[kept])
+    if isinstance(split, LeaveOneOutSplit):
+        require_values(keys[split.user], split.user)
+        times = as_times(keys[split.time], split.time)[kept]
+        return leave_one_out_split(keys[split.user].codes[kept], times)
+    assert isinstance(split, TimeSplit)
+    times = as_times(keys[split.column], split.column)[kept]
+    if split.within is None:
+        return time_split(times, split.valid, split.test)
+    require_values(keys[split.within], split.within)
+    return within_split(keys[split.within].codes[kept], times, split.valid, split.test)
+
+
+def _history(
+    schema: TableSchema, history: History, keys: Keys, keep: NDArray[np.bool_] | None
+) -> HistoryIndex:
+    users = keys[history.user].codes
+    times = as_times(keys[history.time], history.time)
+    # Without an item there is nothing to remember of an event.
+    enters = keys[history.members[0]].codes >= 0
+    if keep is not None:
+        enters &= keep
+    label = history.only_label
+    if label is not None and not _is_created_label(schema, label):
+        key = keys[label_column(schema, label)]
+        threshold = schema.labels[label].threshold
+        if not key.values.dtype.is_numeric():
+            raise ValueError(f"history {history.name}: label {label} does not hold numbers")
+        positive = key.values.to_numpy() >= (1 if threshold is None else threshold)
+        # The last place answers for missing labels, whose code is -1.
+        enters &= np.append(positive, False)[key.codes]
+    return index_history(users, times, enters, history.max_length)
+
+
+def _is_created_label(schema: TableSchema, label: str) -> bool:
+    """Whether the label is that of the negatives, in which every logged row is positive."""
+    negatives = schema.negatives
+    return negatives is not None and label_column(schema, label) == negatives.label
+
+
+def _notes(schema: TableSchema, plan: Plan) -> Iterator[str]:
+    if schema.core is not None and plan.keep is not None:
+        kept = int(plan.keep.sum())
+        yield f"the core filter kept {kept:,} of {plan.rows:,} rows"
+    if schema.negatives is not None and plan.negatives is not None:
+        without = plan.negatives[:, 0] < 0
+        if plan.keep is not None:
+            without &= plan.keep
+        if without.any():
+            users = np.unique(plan.keys[schema.negatives.user].codes[without]).size
+            yield (
+                f"{int(without.sum()):,} rows got no negatives: their {users:,} users have touched "
+                "every item"
+            )

@@ -1,0 +1,25 @@
+"""The one hand-written table of public data sets."""
+
+from rankloom.data.sources.avazu import AVAZU
+from rankloom.data.sources.criteo import CRITEO
+from rankloom.data.sources.frappe import FRAPPE
+from rankloom.data.sources.lastfm_tag import LASTFM_TAG
+from rankloom.data.sources.movielens_1m import MOVIELENS_1M
+from rankloom.data.sources.movielens_100k import MOVIELENS_100K
+from rankloom.data.sources.source import Source
+
+SOURCES: dict[str, Source] = {
+    source.name: source
+    for source in (MOVIELENS_100K, MOVIELENS_1M, FRAPPE, CRITEO, AVAZU, LASTFM_TAG)
+}
+
+
+def lookup(name: str) -> Source:
+    """The data set called `name`.
+
+    Raises:
+        ValueError: there is none; the message lists those there are.
+    """
+    if name not in SOURCES:
+        raise ValueError(f"unknown data set {name!r}; known data sets: {', '.join(SOURCES)}")
+    return SOURCES[name]

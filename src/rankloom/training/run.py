@@ -1,0 +1,183 @@
+"""A finished run: its record, its model, and what one does with them."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from rankloom.data.encode import Encoder
+from rankloom.data.frames import like, to_polars
+from rankloom.data.loader import Loader
+from rankloom.data.read import open_table
+from rankloom.data.store import Dataset
+from rankloom.data.table_schema import TableInput
+from rankloom.evaluation.protocol import Evaluation, Predictions, evaluate, predict
+from rankloom.runs.record import Record, read_record
+from rankloom.training.loop import select_device
+from rankloom.training.recipe import Recipe, load_recipe
+
+MODEL_FILE = "model.safetensors"
+"""Best weights, in a run folder."""
+RECIPE_FILE = "recipe.toml"
+"""The recipe, in a run folder."""
+PREDICTION_ROWS = 1 << 16
+"""Rows encoded and scored at a time when a table is predicted."""
+
+
+class Run:
+    """A finished run folder.
+
+    Args:
+        folder: the run folder.
+        record: its record.
+        recipe: its recipe.
+        dataset: the data set it was trained on, or the folder of that data set.
+    """
+
+    def __init__(
+        self, folder: Path, record: Record, recipe: Recipe, dataset: Dataset | Path
+    ) -> None:
+        self.folder = folder
+        self.record = record
+        self.recipe = recipe
+        self._dataset = dataset
+
+    @classmethod
+    def open(cls, folder: str | Path, *, dataset: Dataset | str | Path | None = None) -> "Run":
+        """Open a run folder.
+
+        Args:
+            folder: the run folder.
+            dataset: its data set, or where that lies now; None: where the recipe says.
+
+        Raises:
+            FileNotFoundError: it holds no record (the run is not finished).
+            ValueError: the record or the recipe is not readable.
+        """
+        path = Path(folder)
+        record = read_record(path)
+        recipe = load_recipe(path / RECIPE_FILE)
+        if dataset is None:
+            dataset = Path(recipe.dataset)
+        return cls(
+            path, record, recipe, dataset if isinstance(dataset, Dataset) else Path(dataset)
+        )
+
+    @cached_property
+    def dataset(self) -> Dataset:
+        """The data set, checked to be the one the run was trained on.
+
+        Raises:
+            FileNotFoundError: it is not where the recipe says.
+            ValueError: it is another one.
+        """
+        if isinstance(self._dataset, Dataset):
+            opened = self._dataset
+        else:
+            opened = Dataset.open(self._dataset)
+        if opened.data_hash != self.record.dataset.data_hash:
+            raise ValueError(
+                f"{opened.folder} is not the data set of {self.folder}: its hash is "
+                f"{opened.data_hash}, the run was trained on {self.record.dataset.data_hash}"
+            )
+        return opened
+
+    @cached_property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return select_device(self.recipe.training.device)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        """The model with its best weights, in evaluation mode."""
+        model = self.recipe.entry().build(self.recipe.settings(), self.dataset.schema)
+        model.load_state_dict(load_file(self.folder / MODEL_FILE))
+        return model.to(self.device).eval()
+
+    def evaluate(self, split: str = "test", *, metrics: Sequence[str] | None = None) -> Evaluation:
+        """Metrics on a split of the data set.
+
+        Args:
+            split: name of the split.
+            metrics: names of metrics; None: the recipe's.
+
+        Raises:
+            ValueError: no such split, or a metric that is unknown or not to be had.
+        """
+        if split not in self.dataset.splits:
+            known = ", ".join(self.dataset.splits)
+            raise ValueError(f"no split {split!r} in {self.dataset.folder}; known: {known}")
+        config = self.recipe.evaluation
+        if metrics is not None:
+            values = config.model_dump() | {"metrics": tuple(metrics)}
+            config = type(config).model_validate(values)
+        batch_size = self.recipe.training.evaluation_batch_size
+        loader = Loader(self.dataset.split(split), batch_size, device=str(self.device))
+        return evaluate(self._predict(loader), self.dataset.schema, config)
+
+    def predict(self, frame: Any) -> Any:
+        """Score raw rows.
+
+        Args:
+            frame: polars, pandas or pyarrow table, or a dictionary of columns, with the feature
+                columns of the data set's table schema; histories as list columns
+                `<history>.<member>`. Values never seen in training are out-of-vocabulary.
+
+        Returns:
+            The same kind of frame, one row per row and in the same order, with one column of
+            probabilities per task.
+
+        Raises:
+            TypeError: `frame` is no frame.
+            ValueError: a column is missing or holds what it cannot.
+        """
+        return like(self._score(to_polars(frame)), frame)
+
+    def predict_table(self, table: str | TableInput, out: str | Path) -> int:
+        """Score a raw table of any size into a Parquet file, a block of rows at a time.
+
+        Args:
+            table: path or glob of the raw table, or its full description.
+            out: Parquet file to write: one column of probabilities per task, in row order.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            FileNotFoundError: there is no such table.
+            ValueError: as `predict`.
+        """
+        spec = table if isinstance(table, TableInput) else TableInput(files=table)
+        scores = [
+            self._score(chunk) for chunk in open_table(spec, Path()).chunks(rows=PREDICTION_ROWS)
+        ]
+        result = pl.concat(scores) if scores else self._score(pl.DataFrame())
+        partial = Path(f"{out}.partial")
+        result.write_parquet(partial)
+        partial.replace(out)
+        return result.height
+
+    @cached_property
+    def _encoder(self) -> Encoder:
+        return Encoder.load(self.dataset.folder)
+
+    def _score(self, frame: pl.DataFrame) -> pl.DataFrame:
+        batch = self.dataset.batch(self._encoder.encode(frame)).to(self.device)
+        logits = self._predict([batch]).logits
+        probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+        names = [label.name for label in self.dataset.schema.labels]
+        return pl.DataFrame({name: probabilities[:, i] for i, name in enumerate(names)})
+
+    def _predict(self, batches: Any) -> Predictions:
+        return predict(
+            self.model,
+            batches,
+            precision=self.recipe.training.precision,
+            device=self.device,
+        )

@@ -1,0 +1,365 @@
+"""What every model of the catalog must hold, whichever it is.
+
+A new model is covered by its catalog line alone. A model whose default config is large or that has
+variants worth covering adds lines to `VARIANTS`.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rankloom.batch import Batch
+from rankloom.catalog import CATALOG, build_model
+from rankloom.config import parse_config, to_toml
+from rankloom.data.examples import example_schema, random_batch
+from rankloom.layers.embedding import tables
+from rankloom.protocols import Ranker
+from rankloom.schema import CategoricalField, Label, Schema
+
+DEEP = {"hidden": [8, 4], "embedding_dim": 4}
+STREAM = {"hidden": [8, 4]}
+FINAL = {"embedding_dim": 4, "first": STREAM, "second": STREAM, "num_heads": 2}
+
+VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "lr": [{}],
+    "fm": [{"embedding_dim": 4}],
+    "dnn": [DEEP, DEEP | {"batch_norm": True, "dropout": 0.2, "activation": "prelu"}],
+    "wide_deep": [DEEP],
+    "deepfm": [DEEP, DEEP | {"batch_norm": True, "dropout": 0.2}],
+    "dcnv2": [
+        DEEP | {"structure": {"kind": "parallel"}, "batch_norm": True},
+        DEEP | {"structure": {"kind": "stacked"}},
+        DEEP | {"structure": {"kind": "crossnet_only"}, "num_crosses": 2},
+        DEEP
+        | {
+            "structure": {"kind": "stacked_parallel", "parallel_hidden": [6]},
+            "cross": {"kind": "low_rank", "rank": 3, "num_experts": 2},
+        },
+    ],
+    "finalmlp": [
+        FINAL | {"gates": {"kind": "none"}},
+        FINAL | {"gates": {"kind": "context", "hidden": [5], "first_context": ["item"]}},
+    ],
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One model config."""
+
+    name: str
+    settings: dict[str, Any]
+
+    def build(self, schema: Schema, seed: int = 0) -> nn.Module:
+        config = parse_config(CATALOG[self.name].config, self.settings, self.name)
+        torch.manual_seed(seed)
+        return build_model(self.name, config, schema)
+
+
+def cases() -> Iterator[Any]:
+    for name in CATALOG:
+        for number, settings in enumerate(VARIANTS.get(name, [{}])):
+            yield pytest.param(Case(name, settings), id=f"{name}-{number}")
+
+
+every_model = pytest.mark.parametrize("case", list(cases()))
+
+FULL = example_schema(num_categorical=2, num_tasks=2, num_scenarios=3, entity=True)
+PLAIN = example_schema(num_categorical=3, num_numeric=0, sequences=False, vectors=False)
+
+
+def randomise(model: nn.Module, seed: int = 1) -> nn.Module:
+    """Parameters of ordinary size: none at zero but the padding rows."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+        for table in tables(model).values():
+            table.weight[0] = 0
+    return model
+
+
+def scores(model: nn.Module, batch: Batch) -> Tensor:
+    with torch.no_grad():
+        return model.eval()(batch)
+
+
+@every_model
+def test_config_survives_toml(case: Case) -> None:
+    config = parse_config(CATALOG[case.name].config, case.settings, case.name)
+    import tomllib
+
+    again = parse_config(type(config), tomllib.loads(to_toml(config)), "toml")
+    assert again == config
+
+
+@every_model
+@pytest.mark.parametrize("schema", [FULL, PLAIN], ids=["full", "plain"])
+@pytest.mark.parametrize("rows", [0, 1, 7])
+def test_evaluation_gives_finite_logits_at_any_batch_size(
+    case: Case, schema: Schema, rows: int
+) -> None:
+    model = case.build(schema)
+    assert isinstance(model, Ranker)
+    logits = scores(model, random_batch(schema, rows))
+    assert logits.shape == (rows, schema.num_tasks)
+    assert logits.dtype == torch.float32
+    assert logits.isfinite().all()
+
+
+@every_model
+@pytest.mark.parametrize("num_numeric", [0, 2])
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize("num_tasks", [1, 2])
+def test_every_kind_of_schema(
+    case: Case, num_numeric: int, sequences: bool, num_tasks: int
+) -> None:
+    schema = example_schema(
+        num_categorical=1,
+        num_numeric=num_numeric,
+        num_tasks=num_tasks,
+        sequences=sequences,
+        vectors=sequences,
+    )
+    assert scores(case.build(schema), random_batch(schema, 3)).shape == (3, num_tasks)
+
+
+@every_model
+@pytest.mark.parametrize("rows", [2, 5])
+def test_gradients_reach_every_parameter(case: Case, rows: int) -> None:
+    # Dead units at two rows are no fault of the model: the smallest batch must only be trainable.
+    model = randomise(case.build(FULL)).train()
+    batch = random_batch(FULL, rows if rows == 2 else 256)
+    logits = model(batch)
+    functional.binary_cross_entropy_with_logits(logits, batch.labels).backward()
+    assert logits.isfinite().all()
+    if rows == 2:
+        return
+    unreached = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.grad is None or not parameter.grad.any()
+    ]
+    assert unreached == []
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@every_model
+def test_rows_do_not_depend_on_their_neighbours_at_evaluation(case: Case) -> None:
+    model = randomise(case.build(FULL))
+    batch = random_batch(FULL, 9)
+    order = torch.tensor([4, 0, 8])
+    torch.testing.assert_close(
+        scores(model, batch.select(order)), scores(model, batch)[order], rtol=1e-4, atol=1e-5
+    )
+
+
+@every_model
+def test_padding_in_a_sequence_changes_nothing(case: Case) -> None:
+    """Multi-valued members are 0-padded: more padding must not move a score."""
+    model = randomise(case.build(FULL))
+    batch = random_batch(FULL, 6)
+    before = scores(model, batch)
+    padded = {}
+    for group in FULL.sequences:
+        events = batch.sequences[group.name]
+        single = [*group.numeric, *group.vectors]
+        if single or group.ordered:  # an event's numeric members would count as an event of zeros
+            padded[group.name] = events
+            continue
+        # One padding id at the end of every row.
+        rows = [
+            torch.cat([part, part.new_zeros(1, part.shape[1])])
+            for part in events.ids.split(events.lengths().tolist())
+        ]
+        offsets = events.offsets + torch.arange(len(events.offsets))
+        padded[group.name] = replace(events, ids=torch.cat(rows), offsets=offsets)
+    changed = sum(padded[g.name] is not batch.sequences[g.name] for g in FULL.sequences)
+    assert changed == 2
+    torch.testing.assert_close(scores(model, replace(batch, sequences=padded)), before)
+
+
+@every_model
+def test_labels_do_not_enter_the_scores(case: Case) -> None:
+    model = randomise(case.build(FULL))
+    batch = random_batch(FULL, 5)
+    torch.testing.assert_close(scores(model, batch.without_labels()), scores(model, batch))
+
+
+@every_model
+def test_same_seed_same_weights_and_another_seed_others(case: Case) -> None:
+    first, second, other = (case.build(FULL, seed).state_dict() for seed in (3, 3, 4))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert any(not torch.equal(first[key], other[key]) for key in first)
+
+
+@every_model
+def test_two_models_share_no_tensor(case: Case) -> None:
+    def addresses(model: nn.Module) -> set[int]:
+        return {t.data_ptr() for t in (*model.parameters(), *model.buffers()) if t.numel()}
+
+    first, second = case.build(FULL), case.build(FULL)
+    assert addresses(first)
+    assert not addresses(first) & addresses(second)
+
+
+@every_model
+def test_saved_weights_give_equal_scores(case: Case, tmp_path: Path) -> None:
+    model = randomise(case.build(FULL))
+    batch = random_batch(FULL, 16)
+    model.train()(batch)  # moves the running statistics of batch norm
+    expected = scores(model, batch)
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(model.state_dict(), path)
+    other = case.build(FULL, seed=9)
+    assert not torch.equal(scores(other, batch), expected)
+    other.load_state_dict(safetensors.torch.load_file(path))
+    assert torch.equal(scores(other, batch), expected)
+
+
+@every_model
+@pytest.mark.parametrize("schema", [FULL, PLAIN], ids=["full", "plain"])
+def test_row_gradients_equal_dense_gradients(case: Case, schema: Schema) -> None:
+    model = randomise(case.build(schema)).train()
+    batch = random_batch(schema, 12)
+
+    def gradients(row_gradients: bool) -> dict[str, Tensor]:
+        torch.manual_seed(0)  # dropout
+        model.zero_grad()
+        for table in tables(model).values():
+            table.row_gradients = row_gradients
+        functional.binary_cross_entropy_with_logits(model(batch), batch.labels).backward()
+        found = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        for name, table in tables(model).items():
+            assert (table.weight.grad is None) == row_gradients
+            if row_gradients:
+                dense = torch.zeros_like(table.weight)
+                for index, gradient in table.pending:
+                    dense.index_add_(0, index, gradient)
+                dense[0] = 0
+                found[f"{name}.weight"] = dense
+                table.pending.clear()
+        return found
+
+    plain, rows = gradients(False), gradients(True)
+    assert plain.keys() == rows.keys()
+    for name in plain:
+        torch.testing.assert_close(rows[name], plain[name], rtol=1e-4, atol=1e-6)
+
+
+@every_model
+def test_learns_a_planted_signal(case: Case) -> None:
+    """The label is a noisy function of one id; any ranker finds it."""
+    schema = PLAIN.model_copy(update={"labels": (Label(name="click"),)})
+    batch = random_batch(schema, 512, seed=5)
+    labels = (batch.categorical[:, :1] % 2).float()
+    model = case.build(schema)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    losses = []
+    for _ in range(60):
+        loss = functional.binary_cross_entropy_with_logits(model.train()(batch), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.5 * losses[0]
+    logits = scores(model, batch)
+    assert ((logits > 0) == (labels > 0)).float().mean() > 0.9
+
+
+def test_models_without_field_order_are_invariant_to_it() -> None:
+    """Sums over fields and pairs know no order; tables lie in the schema's order of tables."""
+    order = [2, 0, 3, 1]
+    shuffled = PLAIN.model_copy(update={"categorical": tuple(PLAIN.categorical[i] for i in order)})
+    batch = random_batch(PLAIN, 8)
+    moved = replace(batch, categorical=batch.categorical[:, order])
+    for name in ("lr", "fm"):
+        case = Case(name, VARIANTS[name][0])
+        model, other = randomise(case.build(PLAIN)), case.build(shuffled)
+        other.load_state_dict(model.state_dict())
+        torch.testing.assert_close(scores(other, moved), scores(model, batch))
+        assert not torch.allclose(scores(other, batch), scores(model, batch))
+
+
+def dynamic(batch: Batch) -> torch.export.ShapesCollection:
+    """Every tensor's first axis follows the rows or the events."""
+    shapes = torch.export.ShapesCollection()
+    for tensor in torch.utils._pytree.tree_leaves(batch):
+        shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
+    return shapes
+
+
+@every_model
+@pytest.mark.parametrize("schema", [FULL, PLAIN], ids=["full", "plain"])
+def test_export_gives_equal_scores_at_other_batch_sizes(case: Case, schema: Schema) -> None:
+    model = randomise(case.build(schema)).eval()
+    batch = random_batch(schema, 6).without_labels()
+    exported = torch.export.export(model, (batch,), dynamic_shapes=dynamic(batch))
+    for rows in (1, 6, 33):
+        other = random_batch(schema, rows, seed=rows).without_labels()
+        torch.testing.assert_close(exported.module()(other), scores(model, other))
+
+
+def compiled_equals_eager(
+    model: nn.Module, compiled: Callable[[Batch], Tensor], schema: Schema
+) -> None:
+    batch = random_batch(schema, 8)
+    results = []
+    for function in (model, compiled):
+        model.zero_grad()
+        logits = function(batch)
+        functional.binary_cross_entropy_with_logits(logits, batch.labels).backward()
+        results.append([logits.detach(), *(p.grad for p in model.parameters())])
+    for actual, expected in zip(*reversed(results), strict=True):
+        torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-5)
+
+
+@every_model
+def test_compiles_as_one_graph(case: Case) -> None:
+    torch._dynamo.reset()
+    model = randomise(case.build(FULL)).eval()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    compiled_equals_eager(model, compiled, FULL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["deepfm", "dcnv2"])
+def test_compiles_with_inductor(name: str) -> None:
+    torch._dynamo.reset()
+    model = randomise(Case(name, VARIANTS[name][0]).build(FULL)).eval()
+    compiled_equals_eager(model, torch.compile(model, fullgraph=True), FULL)
+
+
+def test_catalog_entries_are_complete() -> None:
+    assert {"lr", "fm", "dnn", "wide_deep", "deepfm", "dcnv2", "finalmlp"} <= CATALOG.keys()
+    for name, entry in CATALOG.items():
+        assert entry.name == name
+        assert entry.family in ("ranking", "scenario", "retrieval")
+        assert entry.idea.endswith(".")
+        assert str(entry.year) in entry.paper
+        assert entry.build.__doc__
+        page = Path(__file__).parents[2] / "docs" / "papers" / f"{name}.md"
+        assert page.is_file(), f"no docs page for {name}"
+        assert page.read_text(encoding="utf-8").startswith(f"# {entry.title}")
+
+
+def test_unknown_model_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(ValueError, match=r"unknown model 'dcn'; known models: dcnv2, deepfm,"):
+        build_model("dcn", CATALOG["lr"].config(), PLAIN)
+
+
+def test_a_repeated_column_of_one_table_shares_its_rows() -> None:
+    schema = PLAIN.model_copy(
+        update={"categorical": (*PLAIN.categorical, CategoricalField(name="again", table="item"))}
+    )
+    case = Case("fm", VARIANTS["fm"][0])
+    assert sum(p.numel() for p in case.build(schema).parameters()) == sum(
+        p.numel() for p in case.build(PLAIN).parameters()
+    )
