@@ -21,9 +21,9 @@ $(STAMP): pyproject.toml constraints.txt
 install: $(STAMP)  ## make the environment
 
 demo: install  ## MovieLens-100K from download to leaderboard and page, under six minutes
-	$(BIN)/rankloom data get movielens-100k --out demo/data
-	$(BIN)/rankloom prepare demo/data/movielens-100k/schema.toml --out demo/movielens-100k --overwrite
-	$(BIN)/rankloom compare recipes/movielens-100k/*.toml --dataset demo/movielens-100k \
+	$(BIN)/rankloom data get movielens-100k --out demo
+	$(BIN)/rankloom prepare demo/movielens-100k/raw/schema.toml --out demo/movielens-100k/prepared --overwrite
+	$(BIN)/rankloom compare recipes/movielens-100k/*.toml --dataset demo/movielens-100k/prepared \
 		--seeds 3 --reference lr --out demo/runs --report demo/report
 
 test: install  ## the default test suite

@@ -46,9 +46,7 @@ def model_table(_: str) -> str:
     from rankloom.catalog import ENTRIES
 
     lines = ["| name | model | year | idea | paper |", "| --- | --- | --- | --- | --- |"]
-    lines += [
-        f"| `{e.name}` | {e.title} | {e.year} | {e.idea} | {e.paper} |" for e in ENTRIES
-    ]
+    lines += [f"| `{e.name}` | {e.title} | {e.year} | {e.idea} | {e.paper} |" for e in ENTRIES]
     return "\n".join(lines)
 
 

@@ -28,6 +28,7 @@ LEVELS = {
     "serving": 8,
     "report": 8,
     "cli": 9,
+    "__main__": 10,
 }
 """Part of the package -> level; a part imports its own level or a lower one."""
 

@@ -206,4 +206,7 @@ def jagged_rows(
 
 
 for _class in (Jagged, SequenceGroup, Batch):
-    torch.export.register_dataclass(_class)  # names survive a serialised export
+    # With a name of its own, a class survives in a program that is saved and loaded.
+    torch.export.register_dataclass(
+        _class, serialized_type_name=f"{_class.__module__}.{_class.__name__}"
+    )

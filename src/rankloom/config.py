@@ -7,10 +7,13 @@ error never turns into a silently ignored setting.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+
+NONE = "none"
+"""How TOML writes None, in fields that may be None and are no text."""
 
 
 class Config(BaseModel):
@@ -19,6 +22,17 @@ class Config(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _read_none(cls, values: Any) -> Any:
+        """TOML has no null: the text "none" switches off a setting that may be None."""
+        if not isinstance(values, dict):
+            return values
+        return {
+            key: None if value == NONE and _may_be_none(cls, key) else value
+            for key, value in values.items()
+        }
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -63,8 +77,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def to_toml(config: BaseModel) -> str:
-    """TOML text of a config; parsing it again gives an equal config. `None` values are left out."""
-    return tomli_w.dumps(config.model_dump(mode="json", exclude_none=True))
+    """TOML text of a config; parsing it again gives an equal config."""
+    return tomli_w.dumps(_toml_values(config))
 
 
 def apply_overrides(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -113,6 +127,35 @@ def describe_errors(config_type: type[BaseModel], error: ValidationError, source
     return "\n".join(lines)
 
 
+def _toml_values(config: BaseModel) -> dict[str, Any]:
+    """Plain values; a None that is not the field's default is written out, others are left away."""
+    values: dict[str, Any] = {}
+    for name, field in type(config).model_fields.items():
+        value = getattr(config, name)
+        if value is None:
+            if field.get_default(call_default_factory=True) is not None:
+                values[name] = NONE
+        else:
+            values[name] = _toml_value(value)
+    return values
+
+
+def _toml_value(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return _toml_values(value)
+    if isinstance(value, dict):
+        return {key: _toml_value(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_toml_value(item) for item in value]
+    return value
+
+
+def _may_be_none(config_type: type[BaseModel], key: str) -> bool:
+    field = config_type.model_fields.get(key)
+    kinds = set() if field is None else set(get_args(field.annotation))
+    return type(None) in kinds and str not in kinds
+
+
 def _copy_tables(values: dict[str, Any]) -> dict[str, Any]:
     return {
         key: _copy_tables(value) if isinstance(value, dict) else value
@@ -122,9 +165,11 @@ def _copy_tables(values: dict[str, Any]) -> dict[str, Any]:
 
 def _parse_value(text: str) -> Any:
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        values = tomllib.loads(f"value = {text}")
     except tomllib.TOMLDecodeError:
         return text
+    # Text with a line break may parse as several keys; it is one value all the same.
+    return values["value"] if len(values) == 1 else text
 
 
 def _known_keys(config_type: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:

@@ -87,6 +87,22 @@ class SequenceField(Config):
     entity: str | None = None
     """Entity that the loader gathers the whole group from; None when it is stored in the row."""
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.ids:
+            raise ValueError(f"sequence {self.name} needs at least one id member")
+        names = [
+            *(member.name for member in self.ids),
+            *(member.name for member in self.numeric),
+            *(member.name for member in self.vectors),
+        ]
+        repeated = _repeated(names)
+        if repeated:
+            raise ValueError(
+                f"sequence {self.name}: member names must be unique; repeated: {repeated}"
+            )
+        return self
+
     @property
     def num_id_columns(self) -> int:
         """Columns of `SequenceGroup.ids`."""
@@ -145,9 +161,9 @@ class Schema(Config):
             *self.field_names,
             *(vector.name for vector in self.vectors),
         ]
-        repeated = sorted({name for name in names if names.count(name) > 1})
+        repeated = _repeated(names)
         if repeated:
-            raise ValueError(f"feature names must be unique; repeated: {', '.join(repeated)}")
+            raise ValueError(f"feature names must be unique; repeated: {repeated}")
         used = {field.table for field in self.categorical}
         used |= {member.table for group in self.sequences for member in group.ids}
         missing = sorted(used - self.tables.keys())
@@ -158,6 +174,9 @@ class Schema(Config):
             raise ValueError(f"tables need at least {NUM_RESERVED} rows: {', '.join(small)}")
         if not self.labels:
             raise ValueError("a schema needs at least one label")
+        repeated = _repeated([label.name for label in self.labels])
+        if repeated:
+            raise ValueError(f"label names must be unique; repeated: {repeated}")
         return self
 
     @property
@@ -195,3 +214,8 @@ class Schema(Config):
         """Short hash that changes when any part of the schema does."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _repeated(names: list[str]) -> str:
+    """The names that stand there more than once."""
+    return ", ".join(sorted({name for name in names if names.count(name) > 1}))

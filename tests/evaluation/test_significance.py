@@ -55,6 +55,15 @@ def test_delong_equals_the_pairwise_reference(seed, ties):
     assert test.high - test.difference == pytest.approx(1.959963985 * error)
 
 
+def test_infinite_scores_tie_like_others():
+    labels, a, b = scored_rows(7)
+    a[a > 1] = np.inf
+    areas, covariance = slow_delong(labels, a, b)
+    interval = auc_interval(labels, a)
+    assert interval.estimate == pytest.approx(areas[0], abs=1e-13)
+    assert interval.standard_error == pytest.approx(np.sqrt(covariance[0, 0]), rel=1e-10)
+
+
 def test_delong_by_hand():
     # Positives 3, 1 and negatives 2, 0: V10 = (1, 1/2), V01 = (1/2, 1): both variances 1/8.
     interval = auc_interval([1, 1, 0, 0], [3, 1, 2, 0], scale="plain")

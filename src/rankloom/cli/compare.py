@@ -1,5 +1,7 @@
 """`rankloom compare RECIPE ... --seeds N`: leaderboard and page."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,10 +34,8 @@ def compare(
 ) -> None:
     """Train every recipe with every seed, skipping recorded runs, and write the leaderboard."""
     from rankloom.cli.console import STDERR, STDOUT, training_progress
-    from rankloom.report.leaderboard import build_leaderboard
-    from rankloom.report.page import write_page
-    from rankloom.report.tables import terminal, to_csv, to_markdown, write_json
-    from rankloom.runs.atomic import write_text
+    from rankloom.report.page import write_report
+    from rankloom.report.tables import terminal
     from rankloom.training.compare import PlannedRun
     from rankloom.training.compare import compare as run_compare
     from rankloom.training.recipe import load_recipe
@@ -56,21 +56,21 @@ def compare(
         runs = run_compare(
             chosen, seeds=seeds, out=out, fresh=fresh, announce=announce, progress=progress
         )
-    board = build_leaderboard(
-        [run.record for run in runs], split=split, reference=reference, published=beside
+    board, files = write_report(
+        report,
+        runs,
+        split=split,
+        reference=reference,
+        published=beside,
+        commands=["rankloom " + shlex.join(sys.argv[1:])],
     )
-    report.mkdir(parents=True, exist_ok=True)
-    write_json(report / "leaderboard.json", board)
-    write_text(report / "leaderboard.md", to_markdown(board))
-    write_text(report / "leaderboard.csv", to_csv(board))
-    write_page(report / "index.html", board, runs)
     if as_json:
         typer.echo((report / "leaderboard.json").read_text(encoding="utf-8"))
         return
     STDOUT.print(terminal(board))
-    typer.echo(f"page:        {report / 'index.html'}")
-    typer.echo(f"leaderboard: {report / 'leaderboard.json'} (also .md and .csv)")
-    typer.echo(f"runs:        {out}")
+    for file in files:
+        typer.echo(f"written: {file}")
+    typer.echo(f"runs:    {out}")
 
 
 def _read_published(path: Path) -> dict[str, "Published"]:

@@ -20,7 +20,7 @@ STDOUT = Console()
 
 @contextmanager
 def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
-    """A bar for each epoch: rate, time left in the epoch, validation metric now and at best.
+    """A bar for each epoch: rate, time left in the epoch, best validation metric.
 
     Early stopping decides how many epochs there are, so time left to the last planned one would
     only mislead.
@@ -33,19 +33,19 @@ def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[metric]}"),
     )
-    with Progress(*columns, console=STDERR, transient=True) as bars:
+    with Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal) as bars:
         task = bars.add_task(title, total=None, rate="", metric="")
 
         def update(state: Any) -> None:
-            seen = "" if state.metric is None else f"{state.metric:.5f} best {state.best:.5f}"
-            done = state.step - (state.epoch - 1) * state.steps_per_epoch
+            best = "" if state.metric is None else f"best {state.metric:.5f}"
+            done = state.step - state.epoch * state.steps_per_epoch
             bars.update(
                 task,
-                description=f"{title} epoch {state.epoch}",
+                description=f"{title} epoch {state.epoch + 1}",
                 completed=done,
                 total=state.steps_per_epoch,
                 rate=f"{state.rows_per_second:,.0f} rows/s",
-                metric=seen,
+                metric=best,
             )
 
         yield update
@@ -61,7 +61,7 @@ def row_progress() -> Iterator[Callable[[str, int], None]]:
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
     )
-    with Progress(*columns, console=STDERR, transient=True) as bars:
+    with Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal) as bars:
         stages: dict[str, Any] = {}
 
         def update(stage: str, rows: int) -> None:

@@ -31,15 +31,12 @@ def list_sources(
         ]
         typer.echo(json.dumps(listing))
         return
-    from rich.table import Table
-
-    from rankloom.cli.console import STDOUT
-
-    table = Table("name", "size", "task", "get", "terms", box=None)
     for source in SOURCES.values():
-        how = "fetched" if source.origins else "--from"
-        table.add_row(source.name, source.rows, source.task, how, source.terms)
-    STDOUT.print(table)
+        how = "fetched" if source.origins else "needs --from"
+        typer.echo(f"{source.name}: {source.title}, {source.rows}, {how}")
+        typer.echo(f"    predicts: {source.task}")
+        typer.echo(f"    terms: {source.terms}")
+        typer.echo(f"    page: {source.page}")
 
 
 @app.command("get")

@@ -6,6 +6,7 @@ from the raw table; the encoder reads them from every request. Both continue wit
 """
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Literal
 
@@ -76,6 +77,7 @@ def read_cells(
     kinds: Mapping[str, TableKind],
     first_row: int = 0,
     where: str = "",
+    pool: Executor | None = None,
 ) -> Cells:
     """Type the cells of features.
 
@@ -86,13 +88,18 @@ def read_cells(
         kinds: how each table's ids are found.
         first_row: rows of the table before this frame, for messages.
         where: start of messages (`entity item: `).
+        pool: threads to share the columns among; None: one after another.
 
     Raises:
         ValueError: a column is missing, a number cannot be read or is infinite, a vector has
             another width, members of a group differ in length. The message names column and row.
     """
     reader = _Reader(frame, tables, kinds, first_row, where)
-    columns = [reader.flat(slot, frame[reader.present(slot.column)]) for slot in part.slots]
+
+    def read(slot: Slot) -> pl.Series:
+        return reader.flat(slot, frame[reader.present(slot.column)])
+
+    columns = list(map(read, part.slots) if pool is None else pool.map(read, part.slots))
     for name, column in part.texts.items():
         text = frame[reader.present(column)].cast(pl.String)
         columns.append(text.alias(f"text/{name}"))
@@ -125,7 +132,9 @@ class _Reader:
             raise ValueError(f"{self.where}no column {column}; the table has: {known}")
         return column
 
-    def flat(self, slot: Slot, values: pl.Series, rows: NDArray[np.int64] | None = None) -> pl.Series:
+    def flat(
+        self, slot: Slot, values: pl.Series, rows: NDArray[np.int64] | None = None
+    ) -> pl.Series:
         """Cells of one slot; `rows` gives the row of each value of a flattened list column."""
         if slot.kind == "id":
             typed = self._ids(slot, values, rows)
@@ -167,7 +176,9 @@ class _Reader:
         columns = []
         for slot in group.slots:
             if group.optional and slot.column not in self.frame.columns:
-                missing = pl.Series(slot.column, [None] * self.frame.height, dtype=pl.List(pl.String))
+                missing = pl.Series(
+                    slot.column, [None] * self.frame.height, dtype=pl.List(pl.String)
+                )
                 own, flat = jagged(missing, group)
             else:
                 own, flat = jagged(self.frame[self.present(slot.column)], group)

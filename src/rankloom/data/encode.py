@@ -6,6 +6,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import numpy as np
@@ -15,8 +16,10 @@ from numpy.typing import NDArray
 from rankloom.config import Config, to_toml
 from rankloom.data.cells import Cells, TableKind, read_cells
 from rankloom.data.columns import Columns, SequenceColumns
+from rankloom.data.delimited import Place
 from rankloom.data.derive import derive_columns
 from rankloom.data.plan import Group, MemberKind, Part, Plan, fitted_schema, make_plan
+from rankloom.data.read import plain_type, to_types
 from rankloom.data.roles import read_roles, scenario_ids
 from rankloom.data.table_schema import load_table_schema
 from rankloom.data.transforms import NumericTransform, QuantileBins
@@ -167,14 +170,15 @@ class Encoder:
             ValueError: a column is missing or a cell cannot be read; the message names the row.
         """
         declared, transforms = self._plan.declared, self._fitted.transforms
-        frame = derive_columns(frame, declared.derive)
+        types = {name: plain_type(dtype) for name, dtype in frame.schema.items()}
+        frame = to_types(frame, types)
+        derive = [item for item in declared.derive if item.source in frame.columns]
+        frame = derive_columns(frame, derive, Place("the frame", 1))
         main = self._plan.main
         if not labels:
             main = Part(main.slots, main.groups)
         cells = read_cells(frame, main, self._plan.tables, transforms.kinds)
-        roles = read_roles(
-            frame, declared, group_is_text=transforms.group_is_text, labels=labels
-        )
+        roles = read_roles(frame, declared, group_is_text=transforms.group_is_text, labels=labels)
         cells = Cells(cells.height, cells.rows.hstack(roles), cells.lengths, cells.events)
         return assemble(cells, self._plan, main, self._lookups, transforms.numbers, self._scenarios)
 
@@ -202,12 +206,13 @@ def assemble(
     categorical = np.empty((cells.height, len(ids)), np.int32)
     numeric_slots = [slot for slot in part.slots if slot.kind == "numeric"]
     numeric = np.empty((cells.height, len(numeric_slots)), np.float32)
-    columns = [rows[slot.name] for slot in ids]
+    columns = [_source(lookups[slot.table], rows[slot.name]) for slot in ids]
     # Blocks of rows that stay in the cache while every column is written into them.
     for start in range(0, cells.height, _BLOCK):
         block = categorical[start : start + _BLOCK]
-        for place, (slot, column) in enumerate(zip(ids, columns, strict=True)):
-            block[:, place] = lookups[slot.table](column.slice(start, _BLOCK))
+        for place, (codes, table) in enumerate(columns):
+            part_codes = codes[start : start + _BLOCK]
+            block[:, place] = part_codes if table is None else table[part_codes]
     for place, slot in enumerate(numeric_slots):
         transform = numbers[plan.number_keys[slot.name]]
         numeric[:, place] = transform.apply(_floats(rows[slot.name]))
@@ -280,6 +285,24 @@ def _integers(rows: pl.DataFrame, name: str) -> NDArray[np.int64] | None:
 def _matrix(values: pl.Series) -> NDArray[np.float32]:
     width = values.dtype.size  # type: ignore[attr-defined]
     return values.to_numpy().reshape(len(values), width).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class CodeTable:
+    """Lookup of provisional codes: the id of every code."""
+
+    ids: NDArray[np.int32]
+
+    def __call__(self, codes: pl.Series) -> NDArray[np.int32]:
+        """Ids of codes (no nulls)."""
+        return self.ids[codes.to_numpy()]
+
+
+def _source(lookup: Lookup, values: pl.Series) -> tuple[NDArray[Any], NDArray[np.int32] | None]:
+    """Ids and None, or codes and the ids that they select."""
+    if isinstance(lookup, CodeTable):
+        return values.to_numpy(), lookup.ids
+    return lookup(values), None
 
 
 def _identity(values: pl.Series) -> NDArray[np.int32]:

@@ -1,13 +1,27 @@
 """Small schemas and random rows with everything in them, for tests and examples."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 
+import rankloom
 from rankloom.batch import Batch
 from rankloom.data.assemble import Assembler
 from rankloom.data.columns import Columns, SequenceColumns
 from rankloom.data.layout import Layout, entity_layout, row_layout
 from rankloom.data.shards import to_stored_batch
+from rankloom.data.store import (
+    Dataset,
+    FileInfo,
+    Manifest,
+    SplitInfo,
+    SplitWriter,
+    write_entity,
+    write_manifest,
+)
+from rankloom.data.table_schema import TableSchema
+from rankloom.data.writer import ROWS_PER_SHARD
 from rankloom.schema import (
     NUM_RESERVED,
     CategoricalField,
@@ -123,6 +137,53 @@ def random_batch(schema: Schema, rows: int, seed: int = 0) -> Batch:
     }
     stored = to_stored_batch(random_columns(schema, rows, generator))
     return Assembler(schema, keys, entities)(stored, has_missing_labels=False)
+
+
+def example_dataset(
+    folder: Path,
+    schema: Schema,
+    splits: dict[str, Columns],
+    *,
+    rows_per_shard: int = ROWS_PER_SHARD,
+    seed: int = 0,
+) -> Dataset:
+    """Write a data set folder without a raw table, and open it.
+
+    Args:
+        folder: where; made when it is not there.
+        schema: what the columns mean.
+        splits: encoded rows by split, as `random_columns` draws them.
+        rows_per_shard: rows of a shard.
+        seed: seed of the entity tables; those of `random_batch` with the same seed.
+    """
+    files: dict[str, FileInfo] = {}
+    infos: dict[str, SplitInfo] = {}
+    for name, columns in splits.items():
+        writer = SplitWriter(folder, name, schema, rows_per_shard)
+        writer.append(columns)
+        infos[name] = writer.close()
+        files |= writer.files
+    keys = guess_entity_keys(schema)
+    for entity, key in keys.items():
+        columns = random_entity(schema, entity, key, seed)
+        files[f"entities/{entity}.arrow"] = write_entity(folder, entity, schema, columns)
+    declared = {
+        "name": "example",
+        "input": {"files": "none.csv"},
+        "features": {"item": {"kind": "categorical"}},
+        "labels": {label.name: {} for label in schema.labels},
+    }
+    manifest = Manifest(
+        rankloom_version=rankloom.__version__,
+        name="example",
+        declared=TableSchema.model_validate(declared),
+        fitted=schema,
+        entity_keys=keys,
+        splits=infos,
+        files=files,
+    )
+    write_manifest(folder, manifest)
+    return Dataset.open(folder)
 
 
 def guess_entity_keys(schema: Schema) -> dict[str, str]:

@@ -1,13 +1,14 @@
 """The fitting pass: vocabularies and statistics of the training rows, gathered chunk by chunk."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Executor
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
 from rankloom.data.cells import Cells, TableKind
-from rankloom.data.encode import Fitted, Lookup, Transforms
+from rankloom.data.encode import CodeTable, Fitted, Lookup, Transforms
 from rankloom.data.plan import UNKNOWN_SCENARIO, Part, Plan, Slot
 from rankloom.data.roles import sort_scenarios
 from rankloom.data.transforms import Moments, Sample, fit_numeric, fit_quantiles
@@ -20,8 +21,9 @@ class Fitter:
     Use: `code` every chunk; `count` the coded cells of training rows; `fit` after the last.
     """
 
-    def __init__(self, plan: Plan, kinds: Mapping[str, TableKind]) -> None:
-        self._plan, self._kinds = plan, dict(kinds)
+    def __init__(self, plan: Plan, kinds: Mapping[str, TableKind], pool: Executor) -> None:
+        self._plan = plan
+        self.kinds = dict(kinds)
         self._texts = {name: TextCounter() for name, kind in kinds.items() if kind == "text"}
         self._integers = {n: IntegerCounter() for n, kind in kinds.items() if kind == "integer"}
         self._bins = {name: Sample() for name, kind in kinds.items() if kind == "quantile"}
@@ -30,6 +32,7 @@ class Fitter:
         self._medians = {slot: Sample() for slot in own if plan.numbers[slot].fill == "median"}
         self._present = dict.fromkeys(own, 0)
         self._scenarios = TextCounter()
+        self._pool = pool
         self._codes: dict[str, NDArray[np.int32]] = {}
 
     def code(self, cells: Cells, part: Part) -> Cells:
@@ -47,15 +50,19 @@ class Fitter:
         """Count the coded cells of training rows (or of entities that training rows hold)."""
         if "scenario" in cells.rows.columns:
             self._scenarios.count(cells.rows["scenario"].to_numpy())
+        work: dict[str, list[tuple[Slot, pl.Series]]] = {}
         for slot, values in _columns(cells, part):
             if slot.kind == "id" and slot.level == self._plan.tables[slot.table].level:
-                self._count_ids(slot.table, values)
+                work.setdefault(f"table/{slot.table}", []).append((slot, values))
             elif slot.kind == "numeric":
-                self._count_numbers(slot.name, values)
+                work.setdefault(slot.name, []).append((slot, values))
+        # One thread per table or number: columns that share a counter stay in order.
+        for _ in self._pool.map(self._count_all, work.values()):
+            pass
 
     def occurs(self, table: str, values: pl.Series) -> NDArray[np.bool_]:
         """Which values were counted for a table, kept or not."""
-        if self._kinds[table] == "text":
+        if self.kinds[table] == "text":
             counter = self._texts[table]
             codes = values.alias("v").to_frame().select(counter.codes(pl.col("v")))["v"]
             return counter.counted(codes.to_numpy())
@@ -90,7 +97,7 @@ class Fitter:
                     "leave it out of the schema"
                 )
         transforms = Transforms(
-            kinds=self._kinds,
+            kinds=self.kinds,
             member_kinds=self._plan.member_kinds,
             numbers={
                 slot: fit_numeric(
@@ -112,7 +119,7 @@ class Fitter:
 
     def lookups(self, fitted: Fitted) -> dict[str, Lookup]:
         """Ids of coded cells, by table; the scenario's under the empty name."""
-        return fitted.lookups() | {name: _gather(ids) for name, ids in self._codes.items()}
+        return fitted.lookups() | {name: CodeTable(ids) for name, ids in self._codes.items()}
 
     def _coding(self, slots: tuple[Slot, ...]) -> list[pl.Expr]:
         return [
@@ -120,6 +127,13 @@ class Fitter:
             for slot in slots
             if slot.kind == "id" and slot.table in self._texts
         ]
+
+    def _count_all(self, columns: list[tuple[Slot, pl.Series]]) -> None:
+        for slot, values in columns:
+            if slot.kind == "id":
+                self._count_ids(slot.table, values)
+            else:
+                self._count_numbers(slot.name, values)
 
     def _count_ids(self, table: str, values: pl.Series) -> None:
         if table in self._texts:
@@ -149,7 +163,3 @@ def _columns(cells: Cells, part: Part) -> Iterator[tuple[Slot, pl.Series]]:
             name = f"sequence/{group.name}/{slot.name}"
             named = Slot(name, slot.column, slot.kind, slot.table, slot.level, slot.width)
             yield named, cells.events[group.name][slot.name]
-
-
-def _gather(ids: NDArray[np.int32]) -> Lookup:
-    return lambda codes: ids[codes.to_numpy()]

@@ -1,5 +1,6 @@
 """Propose a declaration for a raw table, with the reasons as comments, for a person to edit."""
 
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,17 +105,22 @@ def _propose(column: str, cells: pl.Series) -> Proposal:
     seen = f"{distinct:,} distinct values{missing}"
     if distinct == 1:
         return Proposal("unused", {}, f"it always holds {known[0]!r}{missing}")
-    binary = cells.dtype.is_numeric() and bool(known.is_in([0, 1]).all())
+    binary = _is_binary(known)
     masked: dict[str, str | int | float] = {"allow_missing": True} if cells.null_count() else {}
     if binary and LABEL_NAME.search(name):
         return Proposal("labels", masked, f"its name is a label's and it holds 0 and 1{missing}")
     if cells.dtype.is_numeric() and not binary and RATING_NAME.search(name):
-        low, high = known.min(), known.max()
-        threshold = {"threshold": round(0.75 * float(high), 2)}  # type: ignore[arg-type]
-        reason = f"a rating from {low} to {high}; the threshold is a guess"
-        return Proposal("labels", {**masked, **threshold}, reason)
+        low, high = _range(known)
+        threshold = math.ceil(0.75 * high) if cells.dtype == pl.Int64 else round(0.75 * high, 2)
+        reason = f"a rating from {low:g} to {high:g}; the threshold is a guess"
+        return Proposal("labels", {**masked, "threshold": threshold}, reason)
     if cells.dtype.is_numeric() and TIME_NAME.search(name):
         return Proposal("time", {}, f"its name is a time's and it holds numbers; {seen}")
+    if name == "split" and distinct <= 3:
+        reason = f"it seems to name each row's split ({seen}); use it with [split] kind = column"
+        return Proposal("unused", {}, reason)
+    if distinct == len(cells) > FEW_VALUES and not cells.dtype.is_float():
+        return Proposal("unused", {}, "every row has a value of its own, nothing to learn from")
     if cells.dtype == pl.String:
         return _propose_text(name, known, seen)
     if ID_NAME.search(name):
@@ -122,7 +128,8 @@ def _propose(column: str, cells: pl.Series) -> Proposal:
     if cells.dtype == pl.Int64 and distinct <= FEW_VALUES:
         return _categorical(distinct, f"whole numbers with few values; {seen}")
     transform = "log" if cells.dtype == pl.Int64 else "standardise"
-    reason = f"numbers from {known.min()} to {known.max()}; {seen}"
+    low, high = _range(known)
+    reason = f"numbers from {low:g} to {high:g}; {seen}"
     return Proposal("features", {"kind": "numeric", "transform": transform}, reason)
 
 
@@ -156,6 +163,15 @@ def _propose_list(known: pl.Series) -> Proposal:
     return Proposal("features", values, f"lists of {low} to {high} values")
 
 
+def _is_binary(known: pl.Series) -> bool:
+    return known.dtype.is_numeric() and bool(((known == 0) | (known == 1)).all())
+
+
+def _range(known: pl.Series) -> tuple[float, float]:
+    numbers = known.cast(pl.Float64).to_numpy()
+    return float(numbers.min()), float(numbers.max())
+
+
 def _categorical(distinct: int, reason: str) -> Proposal:
     values: dict[str, str | int | float] = {"kind": "categorical"}
     if distinct > 1000:
@@ -168,9 +184,9 @@ def _choose_label(sample: pl.DataFrame, proposals: dict[str, Proposal]) -> None:
     """Without a telling name, the first complete 0/1 column becomes the label."""
     for column, found in proposals.items():
         cells = sample[column]
-        if found.section != "features" or not cells.dtype.is_numeric() or cells.null_count():
+        if found.section != "features" or cells.null_count():
             continue
-        if cells.is_in([0, 1]).all():
+        if _is_binary(cells):
             reason = "no column has a label's name; this is the first that holds 0 and 1 only"
             proposals[column] = Proposal("labels", {}, reason)
             return

@@ -55,9 +55,11 @@ class KeyCollector:
             codes = np.concatenate([np.empty(0, np.int32), *self._codes])
             return KeyColumn(codes, pl.Series(list(self._known), dtype=pl.String))
         none = np.empty(0, np.float64 if self.dtype == pl.Float64 else np.int64)
-        distinct, inverse = np.unique(np.concatenate([none, *self._numbers]), return_inverse=True)
-        codes = inverse.astype(np.int32)
-        codes[np.concatenate([np.empty(0, np.bool_), *self._missing])] = -1
+        known = ~np.concatenate([np.empty(0, np.bool_), *self._missing])
+        numbers = np.concatenate([none, *self._numbers])[known]
+        distinct, inverse = np.unique(numbers, return_inverse=True)
+        codes = np.full(len(known), -1, dtype=np.int32)
+        codes[known] = inverse
         return KeyColumn(codes, pl.Series(distinct, dtype=self.dtype))
 
     def _encode(self, chunk: pl.Series) -> Codes:

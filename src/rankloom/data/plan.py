@@ -251,7 +251,7 @@ class _Planner:
         else:
             found = self.columns.get(column) or self.columns.get(member)
             inner = found.inner if isinstance(found, pl.List) else found
-            is_float = inner is not None and pl.DataType.is_float(inner)  # type: ignore[arg-type]
+            is_float = inner is not None and inner.is_float()
             kind = self.member_kinds.get(slot, "numeric" if is_float else "id")
         self.member_kinds[slot] = kind
         if kind == "id":
@@ -290,8 +290,8 @@ class _Planner:
         options = self.tables[table]
         if options.hash_buckets is not None or options.transform != "none":
             raise ValueError(
-                f"entity {name}: its key feature {spec.feature} must keep a vocabulary; hash_buckets"
-                " and transforms map several entities to one id"
+                f"entity {name}: its key feature {spec.feature} must keep a vocabulary; "
+                "hash_buckets and transforms map several entities to one id"
             )
         return table
 
@@ -345,7 +345,8 @@ def fitted_schema(plan: Plan, tables: Mapping[str, int], scenarios: tuple[str, .
         tables: rows of every table.
         scenarios: scenario names, the unknown one first; empty without a scenario column.
     """
-    parts: dict[str | None, Part] = {None: plan.main, **plan.entities}
+    parts: dict[str | None, Part] = {None: plan.main}
+    parts.update(plan.entities)
     roles = plan.declared.roles
     return Schema(
         tables=dict(sorted(tables.items())),
@@ -423,7 +424,9 @@ def _entity_ids(part: Part, entity: str) -> list[IdMember]:
         if slot.kind == "id"
     ]
     several = [
-        IdMember(name=group.name, table=group.slots[0].table, columns=group.max_length, entity=entity)
+        IdMember(
+            name=group.name, table=group.slots[0].table, columns=group.max_length, entity=entity
+        )
         for group in part.groups
     ]
     return single + several

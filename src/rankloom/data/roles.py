@@ -118,7 +118,9 @@ def _whole(integers: pl.Series, values: pl.Series, role: str, first_row: int) ->
     if role == "time" or values.dtype.is_numeric():
         bad |= (integers == NOT_A_NUMBER).fill_null(False)
     if bad.any():
-        _fail(values, bad, role, "must be an integer" if role == "time" else "is missing", first_row)
+        _fail(
+            values, bad, role, "must be an integer" if role == "time" else "is missing", first_row
+        )
     return integers
 
 

@@ -95,6 +95,27 @@ class Spill:
         self._writers[part].write_batch(pa.RecordBatch.from_arrays(arrays, schema=table.schema))
 
 
+def by_split(cells: Cells, split: NDArray[np.int8], count: int) -> list[Cells]:
+    """The rows of each split, in order: one gather, then slices.
+
+    Args:
+        cells: the rows.
+        split: [rows]; the split of each row.
+        count: number of splits.
+    """
+    sizes = np.bincount(split, minlength=count)
+    if cells.events:
+        return [select_rows(cells, split == code) for code in range(count)]
+    rows = cells.rows
+    if sizes.max(initial=0) < cells.height:
+        rows = rows[np.argsort(split, kind="stable").astype(np.uint32)]
+    starts = np.cumsum(sizes) - sizes
+    return [
+        Cells(size, rows.slice(start, size), {}, {})
+        for start, size in zip(starts.tolist(), sizes.tolist(), strict=True)
+    ]
+
+
 def select_rows(cells: Cells, mask: NDArray[np.bool_]) -> Cells:
     """The rows where `mask` is True."""
     if mask.all():

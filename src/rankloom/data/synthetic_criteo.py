@@ -32,6 +32,7 @@ MISSING_CATEGORIES = {
 _SPREAD = (1.0, 1.5, 1.2, 1.0, 2.5, 1.6, 1.2, 1.0, 1.6, 0.6, 0.9, 0.8, 1.1)
 _CENTRE = (0.7, 1.0, 1.6, 1.6, 7.5, 3.6, 1.8, 2.2, 3.8, 0.3, 0.9, 0.3, 1.7)
 _WEIGHTED = 13
+_BIAS = -1.5
 _HEX = np.frombuffer(b"".join(b"%04x" % word for word in range(2**16)), dtype="S4")
 
 
@@ -83,7 +84,7 @@ def write_criteo(
 
 def _block(sizes: tuple[int, ...], exponent: float, seed: int, block: int) -> pl.DataFrame:
     generator = np.random.default_rng([seed, block, 26])
-    logits = np.full(BLOCK_ROWS, -1.5)
+    logits = np.full(BLOCK_ROWS, _BIAS)
     arrays: dict[str, pa.Array] = {}
     for index, missing in enumerate(MISSING_INTEGERS):
         value = generator.standard_normal(BLOCK_ROWS, np.float32)
@@ -100,7 +101,7 @@ def _block(sizes: tuple[int, ...], exponent: float, seed: int, block: int) -> pl
         arrays[f"c{index + 1}"] = _hexadecimal(ids, index, absent)
         if index < _WEIGHTED:
             weight = np.where(absent, 0.0, planted_normal(ids, 26, index))
-            logits += 0.15 * weight + 0.2 * weight * before
+            logits += 0.35 * weight + 0.25 * weight * before
             before = weight
     label = generator.random(BLOCK_ROWS) < sigmoid(logits)
     columns = {"label": pa.array(label.astype(np.int8)), **arrays}

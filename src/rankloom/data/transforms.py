@@ -101,7 +101,7 @@ class Sample:
     _values: list[Floats] = field(default_factory=list)
     _keys: list[NDArray[np.uint64]] = field(default_factory=list)
     _held: int = 0
-    _limit: np.uint64 = np.uint64(2**64 - 1)
+    _limit: int = 2**64 - 1
 
     def update(self, values: Floats) -> None:
         """Add values; none may be NaN."""
@@ -121,7 +121,7 @@ class Sample:
         return np.sort(np.concatenate(self._values)) if self._values else np.empty(0)
 
     def _add(self, values: Floats, keys: NDArray[np.uint64]) -> None:
-        kept = keys <= self._limit
+        kept = keys <= np.uint64(self._limit)
         self._values.append(values[kept])
         self._keys.append(keys[kept])
         self._held += int(kept.sum())
@@ -134,7 +134,7 @@ class Sample:
         values, keys = np.concatenate(self._values), np.concatenate(self._keys)
         chosen = np.argpartition(keys, self.size - 1)[: self.size]
         self._values, self._keys, self._held = [values[chosen]], [keys[chosen]], self.size
-        self._limit = keys[chosen].max()
+        self._limit = int(keys[chosen].max())
 
 
 class NumericTransform(Config):

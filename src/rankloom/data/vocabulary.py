@@ -179,6 +179,14 @@ class TextCounter:
             self._counts = grown
         np.add.at(self._counts, codes, 1)
 
+    def _distinct(self) -> int:
+        """Number of texts seen: the first code that stands for none (there is no len)."""
+        low, high = 0, 2**32 - 1
+        while low < high:
+            middle = (low + high) // 2
+            low, high = (middle + 1, high) if middle in self._categories else (low, middle)
+        return low
+
     def counted(self, codes: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Which codes were counted."""
         inside = codes < len(self._counts)
@@ -186,7 +194,8 @@ class TextCounter:
 
     def fit(self, min_count: int, max_values: int | None) -> tuple[Vocabulary, NDArray[np.int32]]:
         """The vocabulary, and the id of every code."""
-        values = self._categories.to_series().alias("value")
+        codes = pl.Series("value", np.arange(self._distinct(), dtype=np.uint32))
+        values = codes.cat.to(self._type).cast(pl.String)
         counts = np.zeros(len(values), np.int64)
         known = self._counts[1 : len(values) + 1]
         counts[: len(known)] = known

@@ -67,7 +67,7 @@ class SplitWriter:
         start = 0
         while start < columns.rows:
             stop = min(columns.rows, start + self._rows_per_shard - self._pending_rows)
-            # Copied: a slice would keep the whole chunk, or a buffer the caller fills again.
+            # Copied: a slice would keep the whole chunk alive, and the caller may fill it again.
             self._pending.append(_slice(columns, start, stop))
             self._pending_rows += stop - start
             start = stop
@@ -129,7 +129,10 @@ def _slice(columns: Columns, start: int, stop: int) -> Columns:
         scenario=rows(columns.scenario),
         group=rows(columns.group),
         time=rows(columns.time),
-        texts={name: value.slice(start, stop - start) for name, value in columns.texts.items()},
+        texts={
+            name: _join_texts([value.slice(start, stop - start)])
+            for name, value in columns.texts.items()
+        },
     )
 
 
@@ -192,7 +195,9 @@ def _join_sequences(parts: list[SequenceColumns]) -> SequenceColumns:
 
 
 def _join_texts(parts: list[pa.Array]) -> pa.Array:
-    return pa.concat_arrays([part.cast(pa.large_string()) for part in parts])
+    # One array alone would not be copied, and would keep and write the whole that it is cut from.
+    nothing = pa.array([], pa.large_string())
+    return pa.concat_arrays([nothing, *(part.cast(pa.large_string()) for part in parts)])
 
 
 def empty_columns(layout: Layout) -> Columns:

@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Self
 
 import torch
 from pydantic import Field
@@ -61,7 +61,7 @@ class Cost(Config):
         return self.dense_parameters + self.embedding_parameters
 
 
-class OperationCounter(TorchDispatchMode):
+class OperationCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts what runs inside `with OperationCounter() as counter:`.
 
     It sees operations below autograd and autocast, so casts show in the bytes, and a backward pass
@@ -69,7 +69,7 @@ class OperationCounter(TorchDispatchMode):
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.matmul_flops = 0
         """Operations of matrix products, convolutions and attention."""
         self.other_flops = 0
@@ -78,11 +78,24 @@ class OperationCounter(TorchDispatchMode):
         """Bytes read and written."""
         self.flops_by_operation: Counter[str] = Counter()
         """Operation name -> floating-point operations of both kinds."""
+        self._fast_paths: list[bool] = []  # a stack: the mode enters itself again
 
     @property
     def flops(self) -> int:
         """All floating-point operations."""
         return self.matmul_flops + self.other_flops
+
+    def __enter__(self) -> Self:
+        """Start counting, with torch's one-kernel transformer layers off: their parts count."""
+        self._fast_paths.append(torch.backends.mha.get_fastpath_enabled())
+        torch.backends.mha.set_fastpath_enabled(False)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        """Stop counting."""
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
+        torch.backends.mha.set_fastpath_enabled(self._fast_paths.pop())
 
     def __torch_dispatch__(
         self,
@@ -119,7 +132,7 @@ def measure_cost(model: nn.Module, batch: Batch, *, precision: Precision = "floa
 
     Args:
         model: a ranker.
-        batch: some rows, on the model's device; with labels where the model has a loss of its own.
+        batch: some rows; with labels where the model has a loss of its own.
         precision: as in training.
 
     Raises:
@@ -127,6 +140,7 @@ def measure_cost(model: nn.Module, batch: Batch, *, precision: Precision = "floa
     """
     if batch.size == 0:
         raise ValueError("cost is measured on a batch with rows; got one of 0 rows")
+    batch = batch.to(_device(model))
     tables = sum(parameter.numel() for parameter in table_parameters(model).values())
     everything = sum(parameter.numel() for parameter in model.parameters())
     counter = OperationCounter()
@@ -160,9 +174,10 @@ def saved_bytes(model: nn.Module, batch: Batch, *, precision: Precision = "float
 
     Args:
         model: a ranker; it runs in training mode.
-        batch: some rows, on the model's device.
+        batch: some rows.
         precision: as in training.
     """
+    batch = batch.to(_device(model))
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(tensor: Tensor) -> Tensor:
@@ -259,6 +274,10 @@ def _training_once(model: nn.Module, device: torch.device) -> Iterator[None]:
                 for name, buffer in model.named_buffers():
                     if name in buffers:
                         buffer.copy_(buffers[name])
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _synchronise(device: torch.device) -> None:

@@ -251,7 +251,7 @@ def expected_calibration_error(
     if not total > 0:
         return float("nan")
     order = np.argsort(p)
-    starts = np.flatnonzero(_changes(p[order]))
+    starts = np.flatnonzero(changes(p[order]))
     tied = np.add.reduceat(mass[order], starts)  # [distinct probabilities]
     middle = (np.cumsum(tied) - tied / 2) / total
     bin_of = np.minimum((middle * bins).astype(np.int64), bins - 1)
@@ -290,8 +290,8 @@ def _auc_by_group(
     s, keys, y = s[order], keys[order], y[order]
     # int64 without weights: pair counts stay exact up to 4e9 rows of one group.
     mass = np.ones(len(y), np.int64) if w is None else w[order]
-    new_group = _changes(keys)
-    first_tie = np.flatnonzero(new_group | _changes(s))
+    new_group = changes(keys)
+    first_tie = np.flatnonzero(new_group | changes(s))
     positive = np.add.reduceat(np.where(y, mass, 0), first_tie)  # [ties]
     negative = np.add.reduceat(np.where(y, 0, mass), first_tie)
     group_rows = np.flatnonzero(new_group)  # first row of each group
@@ -312,7 +312,7 @@ def _auc_by_group(
     )
 
 
-def _changes(values: NDArray[np.generic]) -> NDArray[np.bool_]:
+def changes(values: NDArray[np.generic]) -> NDArray[np.bool_]:
     """True where a value differs from the one before it; the first always does."""
     changed = np.ones(len(values), np.bool_)
     np.not_equal(values[1:], values[:-1], out=changed[1:])

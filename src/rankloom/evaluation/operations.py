@@ -68,6 +68,8 @@ REDUCTIONS = {
     "_softmax": 5,
     "_log_softmax": 5,
     "_safe_softmax": 5,
+    "mse_loss": 3,  # subtract, square, add
+    "binary_cross_entropy_with_logits": 9,  # (1 - y) z + max(-z, 0) + log1p(exp(-|z|)), its sum
 }
 """Operations per input element."""
 
@@ -79,14 +81,29 @@ NORMALISATIONS = {
 }
 """Normalisations of each row (or group) by its own statistics."""
 
-MOVES = frozenset(
-    ["clone", "copy", "_to_copy", "cat", "stack", "index_select", "index", "gather", "take", "embedding", "repeat", "tile", "constant_pad_nd", "flip", "roll", "repeat_interleave", "scatter", "slice_scatter", "select_scatter", "index_copy", "index_put", "masked_scatter", "masked_select", "nonzero", "fill", "zero", "zeros", "ones", "full", "zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "arange", "unfold_copy", "pixel_shuffle", "as_strided_copy", "_pin_memory"]
-)
+# fmt: off
+MOVES = frozenset((
+    "clone", "copy", "_to_copy", "cat", "stack", "index_select", "index", "gather", "take",
+    "embedding", "repeat", "tile", "constant_pad_nd", "flip", "roll", "repeat_interleave",
+    "scatter", "slice_scatter", "select_scatter", "index_copy", "index_put", "masked_scatter",
+    "masked_select", "nonzero", "fill", "zero", "zeros", "ones", "full", "zeros_like", "ones_like",
+    "full_like", "new_zeros", "new_ones", "new_full", "arange", "unfold_copy", "pixel_shuffle",
+    "as_strided_copy", "_pin_memory",
+))
+# fmt: on
 """Operations that only move or fill memory."""
 
-FREE = frozenset(
-    ["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias", "lift_fresh", "_unsafe_view", "_reshape_alias", "_local_scalar_dense", "is_same_size", "size", "stride", "numel", "dim", "sym_size", "sym_stride", "sym_numel", "sym_storage_offset", "storage_offset", "is_contiguous", "device", "record_stream", "resize", "set_data"]
-)
+# fmt: off
+FREE = frozenset((
+    "empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided", "detach", "alias",
+    "lift_fresh", "_unsafe_view", "_reshape_alias", "_local_scalar_dense", "is_same_size", "size",
+    "stride", "numel", "dim", "sym_size", "sym_stride", "sym_numel", "sym_storage_offset",
+    "storage_offset", "is_contiguous", "device", "record_stream", "resize", "set_data",
+    "unsafe_split", "unsafe_split_with_sizes", "unsafe_chunk",
+    # in place these change a view, and their schemas claim a write
+    "transpose", "t", "squeeze", "unsqueeze", "as_strided", "swapaxes", "swapdims",
+))
+# fmt: on
 """Operations that touch no element."""
 
 GATHERS = frozenset(("index_select", "index", "gather", "take", "embedding"))
@@ -117,7 +134,8 @@ def matmul_flops(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], 
     if func._overloadpacket in flop_registry:
         return int(flop_registry[func._overloadpacket](*args, **kwargs, out_val=out))
     if name.startswith("_scaled_dot_product_"):
-        return int(sdpa_flop_count(*(tensor.shape for tensor in args[:3])))
+        query, key, value = (tensor.shape for tensor in args[:3])
+        return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
     # Products that torch's table leaves out.
     if name in ("mv", "dot", "vdot"):
         return 2 * int(args[0].numel())
@@ -154,7 +172,7 @@ def other_flops(func: OpOverload, args: Sequence[Any], kwargs: dict[str, Any], o
     if name == "_cdist_forward":
         return 3 * size * int(args[0].shape[-1])
     if name in REDUCTIONS and func._overloadname != "other":
-        return REDUCTIONS[name] * int(args[0].numel()) + _logarithms(name, args, size)
+        return REDUCTIONS[name] * int(args[0].numel()) + _per_row(name, args, size)
     scaled = name in ("add", "sub", "rsub") and kwargs.get("alpha", 1) != 1
     return size * (ELEMENTWISE.get(name, 1) + scaled)
 
@@ -193,12 +211,12 @@ def _beside_product(name: str, args: Sequence[Any], kwargs: dict[str, Any], size
     return 0
 
 
-def _logarithms(name: str, args: Sequence[Any], size: int) -> int:
-    """One logarithm per row of a log-softmax (whose output is as large as its input)."""
-    if name == "logsumexp":
+def _per_row(name: str, args: Sequence[Any], size: int) -> int:
+    """The one root or logarithm that ends the reduction of each row."""
+    if name in ("logsumexp", "std", "std_mean", "norm", "linalg_vector_norm"):
         return size
     if name == "_log_softmax" and args[0].ndim:
-        return size // max(1, int(args[0].shape[args[1]]))
+        return size // max(1, int(args[0].shape[args[1]]))  # its output is as large as its input
     return 0
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
-from rankloom.evaluation.metrics import FloatArray
+from rankloom.evaluation.metrics import FloatArray, changes
 
 
 @dataclass(frozen=True)
@@ -265,14 +265,21 @@ def _placements(labels: ArrayLike, scores: ArrayLike) -> tuple[FloatArray, Float
         raise ValueError("labels must be 0 or 1")
     if np.isnan(s).any():
         raise ValueError(f"scores must be numbers; {int(np.isnan(s).sum())} of {len(s)} are NaN")
-    won, lost = s[y == 1], s[y == 0]
-    if not (len(won) and len(lost)):
-        return np.full(len(won), np.nan), np.full(len(lost), np.nan)
-    ranks = stats.rankdata(s)
-    # Rank among all minus rank among one's own class: rows of the other class below.
-    above = (ranks[y == 1] - stats.rankdata(won)) / len(lost)
-    below = 1 - (ranks[y == 0] - stats.rankdata(lost)) / len(won)
-    return above, below
+    positive = y == 1
+    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
+    if not (num_positive and num_negative):
+        return np.full(num_positive, np.nan), np.full(num_negative, np.nan)
+    order = np.argsort(s)
+    ties = np.flatnonzero(changes(s[order]))  # first row of each run of ties
+    wins = np.add.reduceat(positive[order], ties, dtype=np.int64)
+    sizes = np.diff(ties, append=len(s))
+    # A midrank among all less the midrank in one's own class is the rows of the other class below,
+    # ties by half; sums over runs give it with one sort in place of three.
+    beaten = np.empty(len(s))
+    beaten[order] = np.repeat(np.cumsum(sizes - wins) - (sizes - wins) / 2, sizes)
+    passed = np.empty(len(s))
+    passed[order] = np.repeat(np.cumsum(wins) - wins / 2, sizes)
+    return beaten[positive] / num_negative, 1 - passed[~positive] / num_positive
 
 
 def _area_error(won: FloatArray, lost: FloatArray) -> tuple[float, float]:

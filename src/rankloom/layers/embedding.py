@@ -242,6 +242,9 @@ class FirstOrder(nn.Module):
     def __init__(self, schema: Schema, *, init_std: float = INIT_STD) -> None:
         super().__init__()
         self.weights = FieldEmbedding(schema, schema.num_tasks, init_std=init_std)
+        for projection in self.weights.projections.values():
+            # Weights of a linear model like all others, not a projection: they start as small.
+            nn.init.normal_(cast(nn.Linear, projection).weight, std=init_std)
         self.bias = nn.Parameter(torch.zeros(schema.num_tasks))
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:

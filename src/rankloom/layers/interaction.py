@@ -103,11 +103,12 @@ class LowRankCross(nn.Module):
         """The next layer's input, from the first and this layer's."""
         experts, rank, _ = self.down.shape
         low = torch.tanh(x @ self.down.flatten(0, 1).T)  # [batch, experts * rank]
-        low = torch.unflatten(low, 1, (experts, rank))
-        low = torch.tanh(torch.einsum("ber,esr->bes", low, self.inner))
+        low = torch.unflatten(low, 1, (experts, rank)).transpose(0, 1)  # [experts, batch, rank]
+        low = torch.tanh(torch.bmm(low, self.inner.mT))  # [experts, batch, rank]
         if self.gate is not None:
-            low = low * self.gate(x).softmax(1).unsqueeze(-1)
-        mixed = low.flatten(1) @ self.up.flatten(0, 1) + self.bias  # [batch, width]
+            low = low * self.gate(x).softmax(1).T.unsqueeze(-1)
+        joined = torch.cat(low.unbind(0), dim=1)  # [batch, experts * rank]
+        mixed = joined @ self.up.flatten(0, 1) + self.bias  # [batch, width]
         return torch.addcmul(x, x0, mixed)
 
 

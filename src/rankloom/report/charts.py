@@ -184,7 +184,7 @@ def _layout(horizontal: str, vertical: str) -> dict[str, Any]:
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "hovermode": "closest",
-        "legend": {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0},
+        "legend": {"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom", "x": 0},
         "xaxis": {"title": {"text": horizontal}, "zeroline": False, "automargin": True},
         "yaxis": {
             "title": {"text": html.escape(vertical)},

@@ -18,7 +18,7 @@ from rankloom.report.tables import write_tables
 from rankloom.runs.atomic import write_text
 from rankloom.runs.record import StoredRun
 
-PAGE_FILE = "report.html"
+PAGE_FILE = "index.html"
 """Name of the page in a report folder."""
 
 
@@ -33,7 +33,7 @@ def write_report(
     published: Mapping[str, Published] | None = None,
     commands: Sequence[str] = (),
 ) -> tuple[Leaderboard, list[Path]]:
-    """Write leaderboard.json, .md, .csv and report.html of some runs.
+    """Write leaderboard.json, .md, .csv and index.html of some runs.
 
     Args:
         folder: folder of the report; made when missing.
@@ -62,8 +62,24 @@ def write_report(
     base = Path(folder)
     files = list(write_tables(base, leaderboard))
     page = base / PAGE_FILE
-    write_text(page, render_page(leaderboard, runs, title=title, commands=commands))
+    write_page(page, leaderboard, runs, title=title, commands=commands)
     return leaderboard, [*files, page]
+
+
+def write_page(
+    path: str | Path,
+    leaderboard: Leaderboard,
+    runs: Sequence[StoredRun],
+    *,
+    title: str = "Comparison",
+    commands: Sequence[str] = (),
+) -> None:
+    """Write the page of a leaderboard in one step; arguments as in `render_page`.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    write_text(path, render_page(leaderboard, runs, title=title, commands=commands))
 
 
 def render_page(
@@ -73,7 +89,15 @@ def render_page(
     title: str = "Comparison",
     commands: Sequence[str] = (),
 ) -> str:
-    """The HTML text of a leaderboard and its runs; the same input gives the same text."""
+    """The HTML text of a leaderboard and its runs; the same input gives the same text.
+
+    Args:
+        leaderboard: the tables.
+        runs: the runs that they were built from, failed ones included; curves come from their
+            histories, and a run without one has no curve.
+        title: heading of the page.
+        commands: what one types to repeat the comparison.
+    """
     environment = Environment(
         loader=PackageLoader("rankloom.report"),
         autoescape=True,

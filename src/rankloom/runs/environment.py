@@ -65,7 +65,7 @@ def current_machine(device: str | torch.device = "cpu") -> Machine:
     chosen = torch.device(device)
     return Machine(
         cpu=_cpu_model(),
-        cores=len(os.sched_getaffinity(0)),
+        cores=_usable_cores(),
         threads=torch.get_num_threads(),
         memory_bytes=_memory_bytes(),
         device=str(chosen),
@@ -120,6 +120,12 @@ def _source_hash(folder: Path) -> str:
         content = hashlib.sha256(file.read_bytes()).hexdigest()
         digest.update(f"{file.relative_to(folder).as_posix()}\n{content}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def _usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):  # Linux: a container may allow fewer than there are
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 @lru_cache(maxsize=1)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rankloom.data.store import Dataset
 from rankloom.runs.record import StoredRun
+from rankloom.training.course import Progress
 from rankloom.training.experiment import find_run, train
-from rankloom.training.progress import Progress
 from rankloom.training.recipe import Recipe, load_recipe
 
 

@@ -7,7 +7,7 @@ finished, and training the same recipe into it goes on from its checkpoint.
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,7 +15,6 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from rankloom.batch import Batch
 from rankloom.config import to_toml
 from rankloom.data.loader import Loader
 from rankloom.data.store import Dataset, StoredSplit
@@ -32,9 +31,9 @@ from rankloom.runs.record import (
     recipe_hash,
     write_record,
 )
+from rankloom.training.course import Progress
 from rankloom.training.loop import TrainingResult, select_device
 from rankloom.training.loop import train as run_loop
-from rankloom.training.progress import Progress
 from rankloom.training.recipe import Recipe, load_recipe
 from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run
 
@@ -94,7 +93,7 @@ def train(
 
     metrics: dict[str, dict[str, float]] = {}
     scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
-    cost: dict[str, int | float] = dict(_cost(model, dataset, device))
+    cost: dict[str, int | float] = _cost(model, chosen, dataset)
     for name in ("valid", "test"):
         if name not in dataset.splits:
             continue
@@ -133,7 +132,7 @@ def train(
             seconds=result.seconds,
             rows_per_second=result.rows_per_second,
             table_optimizer=result.table_optimizer,
-            shuffle_order=result.order,
+            shuffle_order=result.shuffle_order,
             precision=chosen.training.precision,
             compile=chosen.training.compile,
             resumed=result.resumed,
@@ -211,10 +210,12 @@ def _fit(
     )
 
 
-def _cost(model: nn.Module, dataset: Dataset, device: torch.device) -> Iterable[tuple[str, float]]:
+def _cost(model: nn.Module, recipe: Recipe, dataset: Dataset) -> dict[str, int | float]:
+    """Operations, bytes and parameters of scoring a row, at the recipe's precision."""
     split = dataset.split("train")
-    batch: Batch = split.slice(0, min(COST_ROWS, split.rows)).to(device)
-    return measure_cost(model, batch).model_dump().items()
+    batch = split.slice(0, min(COST_ROWS, split.rows))
+    cost = measure_cost(model, batch, precision=recipe.training.precision)
+    return cost.model_dump(exclude={"precision"}, exclude_none=True)
 
 
 def _check_splits(recipe: Recipe, dataset: Dataset) -> None:

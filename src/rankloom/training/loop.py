@@ -134,25 +134,24 @@ def train(
                         continue  # nothing below waits for the device in this step
                     _check_finite(meter, optimizer, config, course)
                     state = _progress(course, clock, meter, total_steps)
-                    if evaluating:
-                        with clock.pause():
+                    with clock.pause():
+                        if evaluating:
                             metrics = {} if evaluate is None else evaluate(model)
-                        improved = evaluate is not None and course.take(metrics, config)
-                        course.history.append(
-                            _history_row(course, clock, meter, optimizer, metrics)
-                        )
-                        rates.after_evaluation(metrics.get(config.monitor), improved)
-                        meter.reset()
-                        if improved and checkpoints is not None:
-                            checkpoints.save_best(f"best-{course.step}", model.state_dict())
-                        elif improved:
-                            best = {k: v.clone() for k, v in model.state_dict().items()}
-                        state = replace(state, metric=course.best)
-                    if course.step_in_epoch == course.steps_per_epoch:
-                        rates.after_epoch()
-                        course.close_epoch(config.epochs)
-                    if saving and checkpoints is not None and course.stopped is None:
-                        with clock.pause():
+                            improved = evaluate is not None and course.take(metrics, config)
+                            course.history.append(
+                                _history_row(course, clock, meter, optimizer, metrics)
+                            )
+                            rates.after_evaluation(metrics.get(config.monitor), improved)
+                            meter.reset()
+                            if improved and checkpoints is not None:
+                                checkpoints.save_best(f"best-{course.step}", model.state_dict())
+                            elif improved:
+                                best = {k: v.clone() for k, v in model.state_dict().items()}
+                            state = replace(state, metric=course.best)
+                        if course.step_in_epoch == course.steps_per_epoch:
+                            rates.after_epoch()
+                            course.close_epoch(config.epochs)
+                        if saving and checkpoints is not None and course.stopped is None:
                             save(checkpoints, course, parts)
                     if progress is not None:
                         progress(state)
@@ -164,6 +163,7 @@ def train(
                         f"the loader says {course.steps_per_epoch} batches per epoch but gave "
                         "another number"
                     )
+            clock.stop()
         finally:
             optimizer.release()
 
@@ -210,11 +210,10 @@ def _objective(
     model: nn.Module, config: TrainingConfig, batch_size: int
 ) -> Callable[[Batch], Loss]:
     """The loss of a batch, compiled if asked for."""
+    own = model.loss if isinstance(model, HasLoss) else None
 
     def plain(batch: Batch) -> Loss:
-        return (
-            model.loss(batch) if isinstance(model, HasLoss) else ranking_loss(model(batch), batch)
-        )
+        return ranking_loss(model(batch), batch) if own is None else own(batch)
 
     if not config.compile:
         return plain

@@ -78,6 +78,7 @@ class Clock:
         self._paused = 0.0
         self._process_steps = 0
         self._last_step = self._started
+        self._stopped: float | None = None
         self._steps = 0
         self._rows = 0
 
@@ -100,10 +101,14 @@ class Clock:
         finally:
             self._paused += time.perf_counter() - start
 
+    def stop(self) -> None:
+        """Training is over: times stand still from here on."""
+        self._stopped = time.perf_counter()
+
     @property
     def seconds(self) -> float:
         """Time since the run began, earlier processes included."""
-        return self._seconds_before + time.perf_counter() - self._started
+        return self._seconds_before + self._now() - self._started
 
     @property
     def rows_per_second(self) -> float:
@@ -132,5 +137,8 @@ class Clock:
         steps, rows, seconds = self._counted_before
         if self._steps == 0:
             return steps, rows, seconds
-        now = time.perf_counter() - self._rate_started - self._paused
-        return steps + self._steps, rows + self._rows, seconds + now
+        here = self._now() - self._rate_started - self._paused
+        return steps + self._steps, rows + self._rows, seconds + here
+
+    def _now(self) -> float:
+        return time.perf_counter() if self._stopped is None else self._stopped

@@ -58,7 +58,7 @@ class Recipe(Config):
         """
         name = self.model.get("name")
         if not isinstance(name, str):
-            raise ValueError("model needs a name, such as name = \"dcnv2\"")
+            raise ValueError('model needs a name, such as name = "dcnv2"')
         return lookup(name)
 
     def settings(self) -> Config:

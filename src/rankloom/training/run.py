@@ -65,9 +65,7 @@ class Run:
         recipe = load_recipe(path / RECIPE_FILE)
         if dataset is None:
             dataset = Path(recipe.dataset)
-        return cls(
-            path, record, recipe, dataset if isinstance(dataset, Dataset) else Path(dataset)
-        )
+        return cls(path, record, recipe, dataset if isinstance(dataset, Dataset) else Path(dataset))
 
     @cached_property
     def dataset(self) -> Dataset:

@@ -20,6 +20,10 @@ CHUNK_VALUES = 2**20
 """Table values that dense Adam updates at a time, so that their gradient stays in the cache."""
 
 
+ALIGNED_ROWS = 16
+"""Chunks are a multiple of this many rows."""
+
+
 @dataclass(frozen=True)
 class RowGradient:
     """The gradient of a table: zero everywhere but in some rows."""
@@ -82,10 +86,11 @@ def merge_rows(
     Returns:
         The merged gradient and the plan used; None and the given plan when nothing was gathered.
     """
-    index = torch.cat([rows for rows, _ in pending]) if len(pending) != 1 else pending[0][0]
-    if index.numel() == 0:
+    found = [(rows, gradient) for rows, gradient in pending if rows.numel() > 0]
+    if not found:
         return None, plan
-    parts = [gradient for _, gradient in pending]
+    index = found[0][0] if len(found) == 1 else torch.cat([rows for rows, _ in found])
+    parts = [gradient for _, gradient in found]
     gradients = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
     if plan is None or not same_index(index, plan.index):
         plan = plan_rows(index, num_rows)
@@ -122,8 +127,7 @@ def adam_rows_(
 ) -> None:
     """`adam_` for a gradient that is zero outside `gradient.rows`: every row of the table moves.
 
-    The table is taken in chunks, each with its part of the gradient laid out in `scratch`; the
-    numbers are those of one pass over the whole table.
+    The table is taken in chunks, each with its part of the gradient laid out in `scratch`.
 
     Args:
         weight: the table.
@@ -135,6 +139,10 @@ def adam_rows_(
     _moments(weight, state)
     num_rows, dim = weight.shape
     height = max(1, min(num_rows, scratch.numel() // dim))
+    if height > ALIGNED_ROWS:
+        # The kernel rounds vectors and what is left over of them differently: with whole vectors in
+        # every chunk the result is that of one pass over the table, to the bit.
+        height -= height % ALIGNED_ROWS
     starts = range(0, num_rows, height)
     bounds = [0] * (len(starts) + 1)
     if gradient is not None:

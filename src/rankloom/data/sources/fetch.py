@@ -2,7 +2,6 @@
 
 import hashlib
 import http.client
-import os
 import subprocess
 import sys
 import urllib.error
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-TIMEOUT_SECONDS = 10.0
+TIMEOUT_SECONDS = 8.0
 """Longest wait for a connection, and for each read afterwards."""
 
 
@@ -58,7 +57,8 @@ def download(
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https"):
         raise ValueError(f"addresses start with http:// or https://; got {url}")
-    target = into / (Path(unquote(parts.path)).name or "download")
+    name = Path(unquote(parts.path)).name
+    target = into / (name if name not in ("", "..") else "download")
     request = urllib.request.Request(url, headers={"User-Agent": "rankloom"})
     try:
         with urllib.request.urlopen(request, timeout=timeout_seconds) as answer:
@@ -87,7 +87,7 @@ def download_wheel(requirement: str, sha256: str, into: Path, *, retries: int = 
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--no-input", "--disable-pip-version-check", "--quiet", "--dest", str(into)]
     command += ["--timeout", str(int(TIMEOUT_SECONDS)), "--retries", str(retries), requirement]
-    done = subprocess.run(command, capture_output=True, text=True, env=dict(os.environ))
+    done = subprocess.run(command, capture_output=True, text=True)
     wheels = sorted(into.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = done.stderr.strip().splitlines() or ["pip gave no reason"]

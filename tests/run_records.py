@@ -1,8 +1,7 @@
-from collections.abc import Callable
+"""Made-up run records for the tests of runs/ and report/."""
+
 from datetime import UTC, datetime, timedelta
 from typing import Any
-
-import pytest
 
 from rankloom.runs.environment import Commit, Machine, Versions
 from rankloom.runs.record import DatasetFacts, Record, TrainingSummary, recipe_hash
@@ -10,9 +9,7 @@ from rankloom.runs.record import DatasetFacts, Record, TrainingSummary, recipe_h
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 
 
-def build_record(
-    model: str = "dcnv2", seed: int = 1, auc: float = 0.75, **changes: Any
-) -> Record:
+def build_record(model: str = "dcnv2", seed: int = 1, auc: float = 0.75, **changes: Any) -> Record:
     """A completed run; `recipe` and every other field can be replaced."""
     recipe = changes.pop("recipe", None) or {
         "name": f"demo-{model}",
@@ -22,7 +19,7 @@ def build_record(
         "training": {"learning_rate": 1e-3, "clip_norm": None},
     }
     values: dict[str, Any] = {
-        "run_id": f"demo-{model}-{seed}",
+        "run_id": f"{recipe['name']}-{seed}",
         "name": recipe["name"],
         "model": model,
         "family": "ranking",
@@ -49,12 +46,7 @@ def build_record(
             shuffle_order="full",
             precision="float32",
         ),
-        "metrics": {"valid": {"auc": auc}, "test": {"auc": auc, "log_loss": 1.2 - auc}},
+        "metrics": {"valid": {"auc": auc}, "test": {"auc": auc}},
         "cost": {"dense_parameters": 100, "embedding_parameters": 20, "flops_per_row": 1234},
     }
     return Record(**{**values, **changes})
-
-
-@pytest.fixture
-def make_record() -> Callable[..., Record]:
-    return build_record

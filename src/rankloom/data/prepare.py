@@ -1,0 +1,321 @@
+"""Raw table + schema -> data set folder.
+
+One pass reads the raw text: cells are typed, texts get provisional codes, training rows are
+counted, and everything is put aside on disk, in binary. Then vocabularies and statistics are
+fitted, and a second pass over the binary files turns codes into ids and writes the shards. Memory
+holds one chunk, one shard per split and the vocabularies, however many rows there are.
+
+The folder appears under its name when it is complete, in one step. Its bytes depend on the data
+and the declaration alone: not on chunk size, threads or time.
+"""
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import polars as pl
+
+import rankloom
+from rankloom.config import to_toml
+from rankloom.data.cells import Cells, read_cells, table_kinds
+from rankloom.data.columns import Columns
+from rankloom.data.encode import SCHEMA_NAME, Fitted, assemble
+from rankloom.data.entities import EntityTable, count_entities, open_entities, write_entities
+from rankloom.data.fit import Fitter
+from rankloom.data.manifest import (
+    MANIFEST_NAME,
+    FileInfo,
+    Manifest,
+    SplitInfo,
+    file_info,
+    write_manifest,
+)
+from rankloom.data.plan import Plan, fitted_schema, make_plan
+from rankloom.data.read import CHUNK_ROWS
+from rankloom.data.roles import read_roles
+from rankloom.data.rows import Chunk, RowStream, open_rows
+from rankloom.data.spill import Spill, by_split
+from rankloom.data.store import Dataset
+from rankloom.data.table_schema import TableSchema, load_table_schema
+from rankloom.data.writer import SplitWriter
+from rankloom.schema import OUT_OF_VOCABULARY, Schema
+
+SPLITS = ("train", "valid", "test")
+Progress = Callable[[str, int], None]
+Item = TypeVar("Item")
+
+
+def prepare(
+    schema: TableSchema | str | Path,
+    out: str | Path,
+    *,
+    root: str | Path | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+) -> Dataset:
+    """Prepare a data set.
+
+    A missing value of a categorical field gets id 0, whose embedding is zero; to make a category
+    of missing values, give `null_values = ()` and they stay ordinary texts. A value that the
+    training split does not keep gets id 1. Missing numbers are filled as declared; a numeric
+    feature without any value in the training split is an error; missing vectors are zeros.
+
+    Args:
+        schema: the declaration, or the TOML file that holds it.
+        out: folder to make.
+        root: folder that relative paths of the declaration start from; None: the schema file's
+            folder (or the working folder).
+        overwrite: replace a data set folder that stands at `out`.
+        progress: called with a stage (`read`, `fit`, `write`) and the rows done in it.
+
+    Returns:
+        The opened data set.
+
+    Raises:
+        FileNotFoundError: an input file does not exist.
+        FileExistsError: `out` is there already.
+        ValueError: the declaration or the data is wrong; one sentence says what and where.
+        OSError: the folder cannot be written, because the disk is full for example.
+    """
+    if not isinstance(schema, TableSchema):
+        root = Path(schema).parent if root is None else root
+        schema = load_table_schema(schema)
+    target = Path(out)
+    _check_target(target, overwrite)
+    folder = Path(root or ".").resolve()
+    stream = open_rows(schema, folder)
+    entities = open_entities(schema, folder)
+    with _new_folder(target) as folder:
+        _fill_folder(folder, schema, stream, entities, progress or _silent)
+    return Dataset.open(target)
+
+
+def _silent(stage: str, rows: int) -> None:
+    """No progress is shown."""
+
+
+def _fill_folder(
+    folder: Path,
+    schema: TableSchema,
+    stream: RowStream,
+    entities: dict[str, EntityTable],
+    progress: Progress,
+    chunk_rows: int = CHUNK_ROWS,
+) -> None:
+    spills_folder = folder / "spill"
+    spills_folder.mkdir()
+    with ExitStack() as stack:
+        pool = stack.enter_context(ThreadPoolExecutor(thread_name_prefix="rankloom-fit"))
+        reading = _Reading(schema, entities, pool)
+        spills = [stack.enter_context(Spill(spills_folder, split)) for split in SPLITS]
+        for chunk in ahead(stream.chunks(chunk_rows)):
+            reading.add(chunk, spills)
+            progress("read", reading.rows)
+        if reading.plan is None or reading.fitter is None or not spills[0].rows:
+            raise ValueError("the training split is empty; there is nothing to fit on")
+        plan, fitter = reading.plan, reading.fitter
+        for name, table in entities.items():
+            count_entities(table, plan, fitter, fitter.kinds[plan.key_tables[name]])
+    fitted = fitter.fit(reading.group_is_text, schema.roles.scenario is not None)
+    progress("fit", reading.rows)
+    fitted_to = fitted_schema(plan, fitted.table_rows(plan), fitted.transforms.scenarios)
+    files: dict[str, FileInfo] = {}
+    splits: dict[str, SplitInfo] = {}
+    unseen: dict[str, dict[str, float]] = {}
+    done = 0
+    for split, spill in zip(SPLITS, spills, strict=True):
+        if spill.rows:
+            writer = SplitWriter(folder, split, fitted_to)
+            shares = _Shares(fitted_to)
+            for columns in _encoded(spill, plan, fitter, fitted):
+                writer.append(columns)
+                shares.add(columns)
+                done += columns.rows
+                progress("write", done)
+            splits[split] = writer.close()
+            files |= writer.files
+            unseen[split] = shares.shares()
+    shutil.rmtree(spills_folder)
+    files |= write_entities(folder, entities, plan, fitter, fitted, fitted_to)
+    (folder / SCHEMA_NAME).write_text(to_toml(schema), encoding="utf-8")
+    fitted.save(folder)
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in files:
+            files[name] = file_info(path)
+    keys = {name: spec.feature for name, spec in schema.entities.items()}
+    notes = {"rows": list(stream.notes), "out_of_vocabulary_share": unseen}
+    manifest = Manifest(
+        rankloom_version=rankloom.__version__,
+        name=schema.name,
+        declared=schema,
+        fitted=fitted_to,
+        entity_keys=keys,
+        splits=splits,
+        files=dict(sorted(files.items())),
+        notes=notes,
+    )
+    _sync(folder)
+    write_manifest(folder, manifest)
+
+
+class _Reading:
+    """The first pass: from raw chunks to cells on disk and counts in memory."""
+
+    def __init__(
+        self, schema: TableSchema, entities: dict[str, EntityTable], pool: Executor
+    ) -> None:
+        self.schema, self.entities, self.pool = schema, entities, pool
+        self.plan: Plan | None = None
+        self.fitter: Fitter | None = None
+        self.group_is_text = False
+        self.rows = 0
+
+    def add(self, chunk: Chunk, spills: list[Spill]) -> None:
+        """Type, code, count and put aside the rows of a chunk."""
+        frame = chunk.frame
+        if self.plan is None or self.fitter is None:
+            self._start(frame)
+        plan, fitter = self.plan, self.fitter
+        assert plan is not None
+        assert fitter is not None
+        cells = read_cells(frame, plan.main, plan.tables, fitter.kinds, self.rows, pool=self.pool)
+        roles = read_roles(
+            frame, self.schema, group_is_text=self.group_is_text, first_row=self.rows
+        )
+        cells = Cells(cells.height, cells.rows.hstack(roles), cells.lengths, cells.events)
+        coded = fitter.code(cells, plan.main)
+        parts = by_split(coded, chunk.split, len(spills))
+        fitter.count(parts[0], plan.main)
+        for part, spill in zip(parts, spills, strict=True):
+            spill.append(part)
+        self.rows += frame.height
+
+    def _start(self, frame: pl.DataFrame) -> None:
+        """Types are those of the first chunk: a table keeps its types in all chunks."""
+        types: dict[str, Any] = dict(frame.schema)
+        self.plan = make_plan(self.schema, types)
+        frames: dict[str | None, dict[str, pl.DataType]] = {None: types}
+        frames |= {name: dict(table.frame.schema) for name, table in self.entities.items()}
+        kinds = table_kinds(self.plan, frames)
+        self.fitter = Fitter(self.plan, kinds, self.pool)
+        group = self.schema.roles.group
+        if group is not None and group in types:
+            self.group_is_text = not types[group].is_integer()
+
+
+def _encoded(spill: Spill, plan: Plan, fitter: Fitter, fitted: Fitted) -> Iterator[Columns]:
+    """Encoded rows in order."""
+    lookups = fitter.lookups(fitted)
+    numbers = fitted.transforms.numbers
+
+    def encode(cells: Cells) -> Columns:
+        return assemble(cells, plan, plan.main, lookups, numbers, lookups.get(""))
+
+    return ahead(map(encode, spill.read()))
+
+
+def ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items; the next one is made in a thread while the caller works on one."""
+    end = object()
+    with ThreadPoolExecutor(1, "rankloom-prepare") as pool:
+        following: Future[Any] = pool.submit(next, items, end)
+        while (item := following.result()) is not end:
+            following = pool.submit(next, items, end)
+            yield item
+
+
+class _Shares:
+    """Share of out-of-vocabulary ids of every stored categorical field."""
+
+    def __init__(self, schema: Schema) -> None:
+        self._names = [field.name for field in schema.categorical if field.entity is None]
+        self._unseen = np.zeros(len(self._names), np.int64)
+        self._rows = 0
+
+    def add(self, columns: Columns) -> None:
+        """Count the ids of some rows."""
+        self._unseen += np.count_nonzero(columns.categorical == OUT_OF_VOCABULARY, axis=0)
+        self._rows += columns.rows
+
+    def shares(self) -> dict[str, float]:
+        """Field -> share of its rows, of those that have any."""
+        found = zip(self._names, self._unseen.tolist(), strict=True)
+        return {name: count / max(self._rows, 1) for name, count in found if count}
+
+
+def _check_target(target: Path, overwrite: bool) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise FileExistsError(f"{target} is a file; give a folder to make")
+    if not any(target.iterdir()):
+        return
+    if not overwrite:
+        raise FileExistsError(
+            f"{target} exists and is not empty; choose another folder or set overwrite"
+        )
+    if not (target / MANIFEST_NAME).is_file():
+        raise FileExistsError(
+            f"{target} holds something else than a data set, which is never overwritten; choose "
+            "another folder"
+        )
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside `target` that takes its name at the end, or disappears."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
+    try:
+        yield folder
+        folder.chmod(0o755)  # mkdtemp's folder is for its owner alone
+        _put_in_place(folder, target)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(
+                error.errno,
+                f"the disk is full: data set {target.name} was not written; free space in "
+                f"{target.parent} and run prepare again",
+            ) from None
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put_in_place(folder: Path, target: Path) -> None:
+    if target.exists() and any(target.iterdir()):
+        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
+        target.rename(old / "data")
+        try:
+            folder.rename(target)
+        except BaseException:
+            (old / "data").rename(target)
+            raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
+    else:
+        folder.rename(target)
+    _sync_path(target.parent)
+
+
+def _sync(folder: Path) -> None:
+    """Have everything below the folder on the disk before it gets its name."""
+    for path in folder.rglob("*"):
+        _sync_path(path)
+    _sync_path(folder)
+
+
+def _sync_path(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,137 @@
+"""The command line as a person uses it: results on stdout, one sentence on bad input."""
+
+import json
+from pathlib import Path
+
+import polars as pl
+import pytest
+from typer.testing import CliRunner, Result
+
+from rankloom.cli.main import app
+
+RECIPE = """
+name = "tiny"
+dataset = "{dataset}"
+seed = 1
+[model]
+name = "lr"
+[training]
+epochs = 2
+batch_size = 512
+learning_rate = 0.01
+"""
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def recipe(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("recipe") / "tiny.toml"
+    path.write_text(RECIPE.format(dataset=small_log / "log"), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    result = invoke("train", recipe, "--out", tmp_path_factory.mktemp("runs"), "--json")
+    assert result.exit_code == 0, result.output
+    return Path(json.loads(result.stdout)["folder"])
+
+
+def test_prepare(small_log: Path, tmp_path: Path) -> None:
+    result = invoke("prepare", small_log / "schema.toml", "--out", tmp_path / "made")
+    assert result.exit_code == 0, result.output
+    assert "train 4,800, valid 600, test 600 rows" in result.stdout
+    as_json = invoke("prepare", small_log / "schema.toml", "--out", tmp_path / "again", "--json")
+    assert json.loads(as_json.stdout)["rows"] == {"train": 4800, "valid": 600, "test": 600}
+    refused = invoke("prepare", small_log / "schema.toml", "--out", tmp_path / "made")
+    assert refused.exit_code == 1
+    assert "error:" in refused.stderr
+    assert "overwrite" in refused.stderr
+
+
+def test_evaluate_and_predict(run: Path, small_log: Path, tmp_path: Path) -> None:
+    result = invoke("evaluate", run, "--split", "valid", "--metric", "auc", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["metrics"]["auc"] > 0.5
+    shown = invoke("evaluate", run)
+    assert shown.exit_code == 0
+    assert "log_loss" in shown.stdout
+    out = tmp_path / "scores.parquet"
+    result = invoke("predict", run, small_log / "log.csv", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "6,000 rows" in result.stdout
+    assert pl.read_parquet(out).columns == ["click"]
+
+
+def test_compare_writes_everything(recipe: Path, tmp_path: Path) -> None:
+    arguments = (recipe, "--seeds", 2, "--out", tmp_path / "runs", "--report", tmp_path / "report")
+    result = invoke("compare", *arguments)
+    assert result.exit_code == 0, result.output
+    assert "tiny" in result.stdout
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    expected = {"leaderboard.json", "leaderboard.md", "leaderboard.csv", "index.html"}
+    assert written == expected
+    again = invoke("compare", *arguments)
+    assert again.stderr.count("recorded already") == 2
+
+
+def test_models() -> None:
+    listed = json.loads(invoke("models", "--json").stdout)
+    assert {"lr", "fm", "dnn", "wide_deep", "deepfm", "dcnv2", "finalmlp"} <= {
+        entry["name"] for entry in listed
+    }
+    assert all({"name", "family", "paper", "year"} <= entry.keys() for entry in listed)
+    for entry in listed:
+        assert entry["name"] in invoke("models").stdout
+        shown = invoke("model", entry["name"])
+        assert shown.exit_code == 0, shown.output
+    assert "embedding_dim" in invoke("model", "deepfm", "--json").stdout
+
+
+def test_schema_infer(small_log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "proposed.toml"
+    result = invoke("schema", "infer", small_log / "log.csv", "--out", out)
+    assert result.exit_code == 0, result.output
+    from rankloom.data.table_schema import load_table_schema
+
+    assert "user" in load_table_schema(out).features
+    assert invoke("schema", "infer", small_log / "log.csv", "--out", out).exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("train", "none.toml"), "no such file: none.toml"),
+        (("prepare", "none.toml", "--out", "x"), "no such file: none.toml"),
+        (("evaluate", "none"), "no record.json in none"),
+        (("model", "nothing"), "unknown model 'nothing'; known models:"),
+        (("schema", "infer", "none.csv"), "none.csv"),
+        (("data", "get", "nothing"), "nothing"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments: tuple[str, ...], sentence: str) -> None:
+    result = invoke(*arguments)
+    assert result.exit_code == 1
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output
+    assert result.stderr.startswith("error: ")
+
+
+def test_overrides(recipe: Path, tmp_path: Path) -> None:
+    bad = invoke("train", recipe, "--out", tmp_path, "--set", "training.epoch=1")
+    assert bad.exit_code == 1
+    assert "did you mean epochs" in bad.stderr
+    good = invoke(
+        "train", recipe, "--out", tmp_path, "--set", "training.epochs=1", "--set", "seed=9"
+    )
+    assert good.exit_code == 0, good.output
+    assert "-s9" in good.stdout
+
+
+def test_version() -> None:
+    from rankloom import __version__
+
+    assert invoke("--version").stdout.strip() == __version__

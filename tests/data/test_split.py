@@ -1,0 +1,168 @@
+from collections.abc import Callable
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rankloom.data.delimited import Place
+from rankloom.data.split import (
+    SplitCodes,
+    check_not_empty,
+    column_split,
+    held_out,
+    leave_one_out_split,
+    random_split,
+    row_draws,
+    stratified_split,
+    time_split,
+    within_split,
+)
+from rankloom.data.table_schema import (
+    ColumnSplit,
+    FileSplit,
+    LeaveOneOutSplit,
+    RandomSplit,
+    TimeSplit,
+)
+
+shares = st.tuples(st.floats(0, 0.45), st.floats(0, 0.45))
+logs = st.lists(st.tuples(st.integers(0, 5), st.integers(-9, 9)), min_size=1, max_size=60)
+
+
+def columns(log: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+    return (
+        np.array([user for user, _ in log], dtype=np.int32),
+        np.array([time for _, time in log], dtype=np.int64),
+    )
+
+
+def slow_last(log: list[tuple[int, int]], count: Callable[[int], tuple[int, int]]) -> list[int]:
+    """Hold out the last rows of each user, one user at a time."""
+    codes = [0] * len(log)
+    for user in {user for user, _ in log}:
+        rows = sorted((time, row) for row, (other, time) in enumerate(log) if other == user)
+        num_valid, num_test = count(len(rows))
+        for place, (_, row) in enumerate(reversed(rows)):
+            codes[row] = 2 if place < num_test else 1 if place < num_test + num_valid else 0
+    return codes
+
+
+@given(st.integers(0, 2**31), st.integers(0, 500), st.integers(0, 500), st.integers(0, 2**40))
+def test_draws_depend_on_the_row_alone(seed: int, left: int, right: int, first: int) -> None:
+    whole = row_draws(seed, first, left + right)
+    parts = [row_draws(seed, first, left), row_draws(seed, first + left, right)]
+    assert np.array_equal(whole, np.concatenate(parts))
+    assert np.all((whole >= 0) & (whole < 1))
+
+
+def test_random_shares_and_seeds() -> None:
+    split = RandomSplit(valid=0.2, test=0.1, seed=5)
+    counts = np.bincount(random_split(split, 0, 100_000), minlength=3)
+    # Six standard deviations of a share of 0.2 in 100,000 rows are 760 rows.
+    assert np.all(np.abs(counts - [70_000, 20_000, 10_000]) < 760)
+    other = random_split(split.model_copy(update={"seed": 6}), 0, 100_000)
+    same = np.mean(other == random_split(split, 0, 100_000))
+    assert abs(same - (0.7**2 + 0.2**2 + 0.1**2)) < 0.01
+
+
+@given(st.lists(st.integers(-1, 3), min_size=1, max_size=80), shares, st.integers(0, 9))
+def test_stratified_shares_are_exact(
+    strata: list[int], share: tuple[float, float], seed: int
+) -> None:
+    values = np.array(strata, dtype=np.int32)
+    split = RandomSplit(valid=share[0], test=share[1], seed=seed, stratify="label")
+    codes = stratified_split(split, values)
+    for value in set(strata):
+        counts = np.bincount(codes[values == value], minlength=3)
+        rows = strata.count(value)
+        assert counts.sum() == rows
+        assert abs(counts[2] - rows * share[1]) <= 0.5 + 1e-9
+        assert counts[1] == min(int(rows * share[0] + 0.5), rows - counts[2])
+
+
+@given(logs, shares)
+def test_time_split_is_ordered_and_keeps_ties(
+    log: list[tuple[int, int]], share: tuple[float, float]
+) -> None:
+    _, times = columns(log)
+    codes = time_split(times, *share)
+    assert len(codes) == len(log)
+    order = np.argsort(times, kind="stable")
+    assert np.all(np.diff(codes[order]) >= 0)
+    for time in set(times.tolist()):
+        assert len(set(codes[times == time].tolist())) == 1
+    num_valid, num_test = held_out(len(log), *share, least=0)
+    # Ties move to the later split, so it is never smaller than asked for, and never by more than
+    # the tie at the boundary.
+    ties = int(np.bincount(times + 9).max())
+    assert num_test <= (codes == 2).sum() < num_test + ties + (num_test == 0)
+    assert num_test + num_valid <= (codes >= 1).sum()
+
+
+def test_time_split_by_hand() -> None:
+    times = np.array([5, 1, 2, 3, 4, 5, 6, 7, 8, 9])
+    assert time_split(times, 0.2, 0.2).tolist() == [0, 0, 0, 0, 0, 0, 1, 1, 2, 2]
+    # The fifth row from the end has time 5, so has the first: both go to the validation split.
+    assert time_split(times, 0.3, 0.2).tolist() == [1, 0, 0, 0, 0, 1, 1, 1, 2, 2]
+    assert time_split(times, 0.0, 0.5).tolist() == [2, 0, 0, 0, 0, 2, 2, 2, 2, 2]
+
+
+@given(logs, shares)
+def test_within_agrees_with_the_slow_reference(
+    log: list[tuple[int, int]], share: tuple[float, float]
+) -> None:
+    users, times = columns(log)
+    codes = within_split(users, times, *share)
+    assert codes.tolist() == slow_last(log, lambda n: held_out(n, *share, least=1))
+    # Every user keeps a training row.
+    assert set(users[codes == 0].tolist()) == set(users.tolist())
+
+
+@given(logs)
+def test_leave_one_out_agrees_with_the_slow_reference(log: list[tuple[int, int]]) -> None:
+    codes = leave_one_out_split(*columns(log))
+    assert codes.tolist() == slow_last(log, lambda n: (1, 1) if n >= 3 else (0, 0))
+
+
+def test_held_out_rounds_halves_up_and_leaves_the_least() -> None:
+    assert held_out(10, 0.25, 0.15, least=1) == (3, 2)
+    assert held_out(2, 0.4, 0.5, least=1) == (0, 1)
+    assert held_out(1, 0.4, 0.5, least=1) == (0, 0)
+    with pytest.raises(ValueError, match=r"valid=0\.5 and test=0\.5 leave nothing for training"):
+        held_out(10, 0.5, 0.5, least=0)
+
+
+def test_column_values_name_the_split() -> None:
+    split = ColumnSplit(column="part", train=(0, "train"), valid=(1,), test=(2,))
+    place = Place("log.csv", 11)
+    numbers = pl.Series([0, 1, 2, 0])
+    assert column_split(split, numbers, place).tolist() == [0, 1, 2, 0]
+    assert column_split(split, pl.Series(["train", "2"]), place).tolist() == [0, 2]
+    message = r"log\.csv: row 13: split column part holds 'dev'; known values are 0, train, 1, 2"
+    with pytest.raises(ValueError, match=message):
+        column_split(split, pl.Series(["1", "2", "dev"]), place)
+    with pytest.raises(ValueError, match="row 12: split column part holds None"):
+        column_split(split, pl.Series([1, None]), place)
+
+
+def counts(*rows: int) -> SplitCodes:
+    return np.array(rows, dtype=np.int64)
+
+
+def test_an_empty_split_that_was_asked_for() -> None:
+    whole = RandomSplit(valid=0.0, test=0.1)
+    check_not_empty(whole, counts(9, 0, 1))
+    check_not_empty(ColumnSplit(column="part"), counts(9, 0, 0))
+    check_not_empty(FileSplit(train="a.csv", test="b.csv"), counts(9, 0, 1))
+    for split, rows, name in [
+        (whole, (9, 0, 0), "test"),
+        (whole, (0, 0, 9), "train"),
+        (ColumnSplit(column="part"), (0, 3, 3), "train"),
+        (FileSplit(train="a.csv", valid="b.csv"), (3, 0, 0), "valid"),
+        (TimeSplit(column="t"), (3, 0, 3), "valid"),
+        (LeaveOneOutSplit(user="u", time="t"), (9, 0, 0), "valid"),
+    ]:
+        with pytest.raises(ValueError, match=rf"the {name} split \(kind {split.kind}\) is empty"):
+            check_not_empty(split, counts(*rows))
