@@ -332,6 +332,8 @@ def test_compiles_as_one_graph(case: Case) -> None:
 
 
 @pytest.mark.slow
+# torch's own compiler uses what torch deprecates.
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method.*is deprecated:DeprecationWarning")
 @pytest.mark.parametrize("name", ["deepfm", "dcnv2"])
 def test_compiles_with_inductor(name: str) -> None:
     torch._dynamo.reset()

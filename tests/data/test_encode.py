@@ -45,9 +45,7 @@ def compare(found: object, expected: object, name: str) -> None:
         assert found is None, name
     elif hasattr(expected, "offsets"):
         for part in fields(expected):
-            compare(
-                getattr(found, part.name), getattr(expected, part.name), f"{name}.{part.name}"
-            )
+            compare(getattr(found, part.name), getattr(expected, part.name), f"{name}.{part.name}")
     else:
         np.testing.assert_array_equal(found.numpy(), expected.numpy(), err_msg=name)
 

@@ -9,7 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from polars.testing import assert_frame_equal
 
-from rankloom.data import read
+from rankloom.data import read, text_readers
+from rankloom.data.raw_types import Kind
 from rankloom.data.read import open_table
 from rankloom.data.table_schema import TableInput
 
@@ -85,7 +86,7 @@ def test_kinds_settle_doubtful_types(tmp_path: Path) -> None:
     name = write(tmp_path, "log.csv", text)
     plain = open_table(TableInput(files=name), tmp_path)
     assert list(plain.columns.values()) == [pl.Int64, pl.Float64, pl.Int64, pl.Int64]
-    kinds: dict[str, read.Kind] = {"zip": "category", "site": "category", "score": "number"}
+    kinds: dict[str, Kind] = {"zip": "category", "site": "category", "score": "number"}
     found = open_table(TableInput(files=name, types={"count": "text"}), tmp_path, kinds=kinds)
     assert found.collect().rows() == [("0123", "1e5", 7.0, "3"), ("9999", "2", 8.0, "4")]
 
@@ -99,7 +100,7 @@ def test_small_blocks_give_the_same_rows(
     lines = [f"{draw.randrange(10**9)},{draw.choice(texts)},{draw.random()}" for _ in range(300)]
     name = write(tmp_path, "log.csv", "id,text,x\n" + "\n".join(lines))
     whole = open_table(TableInput(files=name), tmp_path).collect()
-    monkeypatch.setattr(read, "BLOCK_BYTES", 97)
+    monkeypatch.setattr(text_readers, "BLOCK_BYTES", 97)
     found = open_table(TableInput(files=name), tmp_path)
     assert_frame_equal(pl.concat(found.chunks(rows=7)), whole)
     assert whole.height == 300
@@ -180,7 +181,7 @@ def test_entries_give_ids_or_values(tmp_path: Path) -> None:
 
 
 def test_entries_that_break_the_rule_later(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "BLOCK_BYTES", 16)
+    monkeypatch.setattr(text_readers, "BLOCK_BYTES", 16)
     text = "1 5:1 7:2.5\n0 6:1 7:1.5\n" * 4
     good = table(tmp_path, "a.libsvm", text, fields=("a", "b"))
     assert good.collect().height == 8
@@ -195,7 +196,7 @@ def test_entries_that_break_the_rule_later(tmp_path: Path, monkeypatch: pytest.M
 def test_wrong_type_in_a_later_block_names_file_row_and_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(read, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(text_readers, "BLOCK_BYTES", 64)
     rows = "".join(f"{i},{i}.5\n" for i in range(1233))
     for bad, message in [
         ("abc,1.0", r"train\.csv: row 1,234: column I3 holds 'abc', expected an integer"),
@@ -222,7 +223,7 @@ def test_ragged_rows_beside_quotes_are_found(tmp_path: Path) -> None:
 
 
 def test_wrong_json_names_the_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "BLOCK_BYTES", 32)
+    monkeypatch.setattr(text_readers, "BLOCK_BYTES", 32)
     good = '{"a": 1}\n' * 20
     for bad, message in [
         ('{"a": "q"}', r"log\.jsonl: row 21: column a holds 'q', expected an integer"),
@@ -252,7 +253,9 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ValueError, match=r"unknown format, ending '\.dat'; set format in \[input\]"
     ):
         table(tmp_path, "log.dat", "a\n1\n")
-    with pytest.raises(ValueError, match=r"log\.csv: column a is there more than once"):
+    with pytest.raises(
+        ValueError, match=r"log\.csv: column a is there more than once; if the first"
+    ):
         table(tmp_path, "log.csv", "a,b,a\n1,2,3\n")
     with pytest.raises(ValueError, match="column a is there more than once"):
         table(tmp_path, "log.tsv", "1\t2\n", header=False, columns=("a", "a"))

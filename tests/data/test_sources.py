@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from rankloom.cli.data import app
+from rankloom.data.prepare import prepare
 from rankloom.data.sources import SOURCES, acquire, get, lookup, read_source_manifest
 from rankloom.data.sources.archive import extract
 from rankloom.data.sources.avazu import COLUMNS as AVAZU_COLUMNS
@@ -826,3 +827,24 @@ def test_negatives_drawn_from_the_real_assignments_have_the_shares_of_the_given_
     assert rows["label"].sum() == 186_479
     counts = rows["split"].value_counts().sort("split")
     assert counts.rows() == [("test", 55_944), ("train", 391_606), ("valid", 111_887)]
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "folder", "rows"),
+    [
+        ("movielens-100k", "movielens-100k", [79_926, 10_037, 10_037]),
+        ("movielens-1m", "movielens-1m", [799_663, 100_273, 100_273]),
+        ("frappe", "frappe", [202_027, 57_722, 28_860]),
+        ("lastfm-tag", "lastfm-tag", [391_605, 111_888, 55_944]),
+        ("criteo", "criteo-sample", [7_200, 409, 391]),
+        ("avazu", "avazu-sample", [8_087, 480, 432]),
+    ],
+)
+def test_the_schemas_prepare_the_published_files(
+    name: str, folder: str, rows: list[int], public_data: Path, tmp_path: Path
+) -> None:
+    raw = get(name, origin=public_data / folder, out=tmp_path)
+    for number, schema in enumerate(sorted(raw.glob("schema*.toml"))):
+        dataset = prepare(schema, tmp_path / f"prepared-{number}")
+        assert [dataset.split(split).rows for split in ("train", "valid", "test")] == rows

@@ -9,6 +9,7 @@ from sklearn.metrics import roc_auc_score
 from rankloom.data.synthetic import (
     SyntheticConfig,
     generate,
+    synthetic_dataset,
     synthetic_table_schema,
     write_csv,
     write_parquet,
@@ -140,3 +141,20 @@ def test_schema_fits_the_log(log: pl.DataFrame) -> None:
     bare = SyntheticConfig(history_length=0)
     assert "history" not in synthetic_table_schema(bare).features
     assert "history" not in pl.concat(generate(bare, 10)).columns
+
+
+def test_a_dataset_of_the_log(log: pl.DataFrame, tmp_path: Path) -> None:
+    dataset = synthetic_dataset(tmp_path, CONFIG, 3_000)
+    assert sum(split.rows for split in dataset.manifest.splits.values()) == 3_000
+    split = dataset.split("train")
+    batch = split.slice(0, split.rows)
+    raw = log.head(split.rows)
+    assert batch.labels is not None
+    assert batch.label_mask is not None
+    assert batch.labels[:, 0].tolist() == raw["click"].to_list()
+    assert batch.label_mask[:, 1].tolist() == raw["conversion"].is_not_null().to_list()
+    assert batch.sequences["history"].lengths().tolist() == raw["history"].list.len().to_list()
+    assert dataset.schema.sequence("history").ids[0].table == "item"
+    # Rows with the same item have the same id, and only those.
+    pairs = set(zip(batch.categorical[:, 1].tolist(), raw["item"].to_list(), strict=True))
+    assert len(pairs) == raw["item"].n_unique() == len({first for first, _ in pairs})

@@ -133,3 +133,13 @@ def test_thousands_of_texts_keep_their_own_codes():
     codes = frame.select(counter.codes(pl.col("v")))["v"].to_numpy()
     assert ids[codes].tolist() == list(range(2, 20_002))
     assert np.array_equal(vocabulary.lookup(frame["v"]), ids[codes])
+
+
+def test_few_and_many_texts_are_looked_up_alike():
+    known = [f"Ä{value}" for value in np.random.default_rng(0).permutation(5000)]
+    vocabulary = Vocabulary(pl.Series("value", known), np.ones(5000, np.int64))
+    asked = pl.Series([known[7], "", None, "zzz", "Ä", known[-1], known[0]])
+    expected = [9, 1, 0, 1, 1, 5001, 2]
+    assert vocabulary.lookup(asked).tolist() == expected  # few rows: searched
+    many = vocabulary.lookup(pl.concat([asked] * 100))  # many rows: hashed
+    assert many.tolist() == expected * 100

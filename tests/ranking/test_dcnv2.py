@@ -90,3 +90,12 @@ def test_low_rank_of_one_expert_at_full_rank_equals_the_full_cross() -> None:
 def test_unknown_structure_is_refused() -> None:
     with pytest.raises(ValueError, match="structure"):
         build(structure={"kind": "sideways"})
+
+
+def test_parameter_count_is_the_published_one() -> None:
+    # BARS, Frappe_x1: 458,391 parameters over 5,389 embedding rows in 10 fields.
+    sizes = {"item": 889} | {f"c{i}": 501 for i in range(9)}
+    plain = example_schema(num_categorical=9, num_numeric=0, sequences=False, vectors=False)
+    schema = plain.model_copy(update={"tables": sizes})
+    config = DCNv2Config(embedding_dim=10, num_crosses=4, hidden=(400, 400, 400), batch_norm=True)
+    assert sum(p.numel() for p in DCNv2(config, schema).parameters()) == 458_391

@@ -39,7 +39,7 @@ def test_gates_read_their_own_embeddings_of_the_chosen_fields() -> None:
     )
     expected = model.fusion(model.first(x * first_gate), model.second(x * second_gate))
     torch.testing.assert_close(model(batch), expected)
-    assert not torch.allclose(first_gate[0], first_gate[1])
+    assert first_gate.std(0).max() > 0.01  # its gates differ between rows
 
 
 def test_gates_at_one_change_nothing() -> None:

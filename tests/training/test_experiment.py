@@ -61,7 +61,11 @@ def test_the_recorded_weights_are_those_of_the_best_evaluation(finished: Run) ->
 
 
 def test_evaluate_takes_other_metrics(finished: Run) -> None:
-    assert set(finished.evaluate("test", metrics=["gauc", "ece"]).metrics) == {"gauc", "gauc_coverage", "ece"}
+    assert set(finished.evaluate("test", metrics=["gauc", "ece"]).metrics) == {
+        "gauc",
+        "gauc_coverage",
+        "ece",
+    }
     with pytest.raises(ValueError, match="no split 'dev' in .*; known: train, valid, test"):
         finished.evaluate("dev")
 

@@ -67,9 +67,7 @@ def parse_block(
         explain_types(block, types, columns, dialect, place)
         reason = str(error).splitlines()[0]
         raise ValueError(f"{place.row(0)} or a later one cannot be parsed: {reason}") from None
-    # Too many cells is an error of the parser; too few, or a blank line, is not: the count finds
-    # those. A quoted cell may hold separators, which the slow check looks through.
-    if block.count(dialect.separator.encode()) != frame.height * (len(types) - 1):
+    if _in_doubt(block, frame.height, len(types), dialect):
         cleaned = drop_blank_lines(block)
         if len(cleaned) != len(block):
             return parse_block(cleaned, types, columns, dialect, place)
@@ -117,7 +115,7 @@ def explain_types(
     first: tuple[int, str] | None = None
     for name in typed:
         cell = frame[name].str.strip_chars()
-        bad = (_cast(cell, types[name]).is_null() & cell.is_not_null()).arg_true()
+        bad = (_cast(cell, types[name]).is_null() & (cell != "").fill_null(False)).arg_true()
         if len(bad) and (first is None or int(bad[0]) < first[0]):
             first = (int(bad[0]), name)
     if first is not None:
@@ -135,10 +133,15 @@ def type_error(where: str, column: str, got: object, expected: pl.DataType) -> s
     )
 
 
-def infer_types(block: bytes, names: Sequence[str], dialect: Dialect) -> dict[str, pl.DataType]:
+def infer_types(
+    block: bytes, names: Sequence[str], dialect: Dialect, place: Place
+) -> dict[str, pl.DataType]:
     """Types of the columns of a block of whole lines, as the parser sees them.
 
     The first rows give a guess that is taken when the whole block fits it; else every row counts.
+
+    Raises:
+        ValueError: a row has too many or too few cells.
     """
     for rows in (INFER_ROWS, None):
         lazy = pl.scan_csv(
@@ -152,10 +155,13 @@ def infer_types(block: bytes, names: Sequence[str], dialect: Dialect) -> dict[st
         )
         try:
             types = dict(lazy.collect_schema())
-            _scan(block, types, dialect).collect()
+            rows_found = _scan(block, types, dialect).collect().height
         except pl.exceptions.PolarsError:
             continue
+        if _in_doubt(block, rows_found, len(names), dialect):
+            check_cells(block, len(names), dialect, place)
         return types
+    check_cells(block, len(names), dialect, place)
     return dict.fromkeys(names, pl.String())
 
 
@@ -166,6 +172,17 @@ def leading_zeros(block: bytes, names: Sequence[str], column: str, dialect: Dial
     return bool(cell.str.contains(r"^\s|^\+|^-?0\d|^-0$|\s$").any())
 
 
+def _in_doubt(block: bytes, rows: int, cells: int, dialect: Dialect) -> bool:
+    """Whether a parsed block needs the slow check of every row's cells.
+
+    Too many cells is an error of the parser; too few, or a blank line, is not. Without quotes the
+    number of separators tells; with them it does not, as quoted cells may hold some.
+    """
+    if dialect.quoted and QUOTE in block:
+        return True
+    return block.count(dialect.separator.encode()) != rows * (cells - 1)
+
+
 def _scan(block: bytes, types: Mapping[str, pl.DataType], dialect: Dialect) -> pl.LazyFrame:
     return pl.scan_csv(
         block,
@@ -173,6 +190,7 @@ def _scan(block: bytes, types: Mapping[str, pl.DataType], dialect: Dialect) -> p
         separator=dialect.separator,
         quote_char='"' if dialect.quoted else None,
         null_values=list(dialect.null_values),
+        empty_string_is_null="" in dialect.null_values,
         schema=dict(types),
     )
 

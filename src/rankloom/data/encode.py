@@ -19,7 +19,7 @@ from rankloom.data.columns import Columns, SequenceColumns
 from rankloom.data.delimited import Place
 from rankloom.data.derive import derive_columns
 from rankloom.data.plan import Group, MemberKind, Part, Plan, fitted_schema, make_plan
-from rankloom.data.read import plain_type, to_types
+from rankloom.data.raw_types import plain_type, to_types
 from rankloom.data.roles import read_roles, scenario_ids
 from rankloom.data.table_schema import load_table_schema
 from rankloom.data.transforms import NumericTransform, QuantileBins

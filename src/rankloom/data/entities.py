@@ -13,7 +13,8 @@ from rankloom.data.encode import Fitted, assemble
 from rankloom.data.fit import Fitter
 from rankloom.data.manifest import FileInfo, file_info
 from rankloom.data.plan import Part, Plan
-from rankloom.data.read import Kind, open_table
+from rankloom.data.raw_types import Kind
+from rankloom.data.read import open_table
 from rankloom.data.spill import select_rows
 from rankloom.data.table_schema import Entity, TableSchema
 from rankloom.data.usage import feature_kinds

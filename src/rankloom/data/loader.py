@@ -84,7 +84,7 @@ class Loader:
                 "training batches need at least 2 rows: "
                 f"got batch_size={batch_size}, {split.rows} rows for {world_size} ranks"
             )
-        self._device = torch.device(device)
+        self._device = _resolve(device)
         self.resident = self._device.type == "cuda" and _fits_device(split, self._device)
         self.split = split.to(self._device) if self.resident else split
         self.batch_size = batch_size
@@ -171,12 +171,15 @@ class Loader:
             if isinstance(order, StoredOrder):
                 batch = self.split.slice(order.start + start, order.start + stop)
             else:
-                batch = self.split.gather(order.select(start, stop))
-            if self._device != self.split.device:
-                if self._device.type == "cuda":
-                    batch = batch.map(lambda tensor: tensor.pin_memory())
-                batch = batch.to(self._device, non_blocking=True)
-            yield batch
+                rows = order.select(start, stop)
+                batch = self.split.gather(rows.to(self.split.device))
+            yield batch if self.resident else self._deliver(batch)
+
+    def _deliver(self, batch: Batch) -> Batch:
+        if self._device.type == "cuda":
+            batch = batch.map(lambda tensor: tensor.pin_memory())
+            return batch.to(self._device, non_blocking=True)
+        return batch if self._device.type == "cpu" else batch.to(self._device)
 
     def _make_order(self) -> Order:
         rows, rank, world_size = self.split.rows, self._rank, self._world_size
@@ -210,6 +213,14 @@ def _check(
         raise ValueError(f"order must be auto, full or block; got {order!r}")
     if seed < 0:
         raise ValueError(f"seed must not be negative; got {seed}")
+
+
+def _resolve(device: torch.device | str) -> torch.device:
+    """The device with its number: the current one of this thread is not that of another."""
+    resolved = torch.device(device)
+    if resolved.type == "cuda" and resolved.index is None:
+        return torch.device("cuda", torch.cuda.current_device())
+    return resolved
 
 
 def _num_batches(least_rows: int, own_rows: int, batch_size: int, smallest: int) -> int:

@@ -8,6 +8,9 @@ from rankloom.data.keys import Codes
 MAX_ROUNDS = 16
 """Rounds of rejection; users whom they leave over know nearly every item and are drawn exactly."""
 
+SLICE_ROWS = 2**17
+"""Rows drawn for at a time, to bound memory. The draw depends on it."""
+
 
 def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> Codes:
     """Draw items for every row that are nowhere in the log of the row's user.
@@ -25,14 +28,33 @@ def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> 
         [rows, per_positive] item codes; -1 for users who have touched every item.
     """
     catalogue = np.unique(items)
-    position = np.searchsorted(catalogue, items)
     num_items = len(catalogue)
-    own = np.unique(users.astype(np.int64) * num_items + position)
-    generator = np.random.default_rng(seed)
-    wanted = np.repeat(users.astype(np.int64), per_positive)
+    own = users.astype(np.int64) * num_items + np.searchsorted(catalogue, items)
+    own.sort()
+    own = own[np.append(True, own[1:] != own[:-1])]
     touched = np.bincount(own // num_items, minlength=int(users.max(initial=0)) + 1)
-    drawn = np.full(wanted.shape, -1, dtype=np.int64)
-    open_ = np.flatnonzero(touched[wanted] < num_items)
+    generator = np.random.default_rng(seed)
+    # Rows of one user together: look-ups then stay near each other in `own`, which is far faster.
+    order = np.argsort(users, kind="stable")
+    found = np.full((len(users), per_positive), -1, dtype=np.int32)
+    for start in range(0, len(users), SLICE_ROWS):
+        rows = order[start : start + SLICE_ROWS]
+        rows = rows[touched[users[rows]] < num_items]
+        wanted = np.repeat(users[rows].astype(np.int64), per_positive)
+        drawn = _draw(wanted, own, num_items, generator)
+        found[rows] = catalogue[drawn].reshape(-1, per_positive)
+    return found
+
+
+def _draw(
+    wanted: NDArray[np.int64],
+    own: NDArray[np.int64],
+    num_items: int,
+    generator: np.random.Generator,
+) -> NDArray[np.int64]:
+    """One free item for each entry of `wanted`, a user who has some."""
+    drawn = np.empty(wanted.shape, dtype=np.int64)
+    open_ = np.arange(len(wanted))
     for _ in range(MAX_ROUNDS):
         if not open_.size:
             break
@@ -41,8 +63,7 @@ def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> 
         drawn[open_[free]] = draw[free]
         open_ = open_[~free]
     _draw_exactly(drawn, open_, wanted, own, num_items, generator)
-    found = np.where(drawn < 0, np.int32(-1), catalogue[drawn])
-    return found.reshape(-1, per_positive).astype(np.int32)
+    return drawn
 
 
 def _draw_exactly(
@@ -53,12 +74,14 @@ def _draw_exactly(
     num_items: int,
     generator: np.random.Generator,
 ) -> None:
-    """Fill the open draws from each user's list of free items; few users come here."""
-    order = np.argsort(wanted[open_], kind="stable")
-    users, starts = np.unique(wanted[open_][order], return_index=True)
+    """Fill the open draws from each user's list of free items; few users come here.
+
+    `wanted` is sorted, so that the draws of one user stand together.
+    """
+    users, starts = np.unique(wanted[open_], return_index=True)
     bounds = np.append(starts, open_.size)
     for index, user in enumerate(users):
-        rows = open_[order[bounds[index] : bounds[index + 1]]]
+        rows = open_[bounds[index] : bounds[index + 1]]
         low, high = np.searchsorted(own, (user * num_items, (user + 1) * num_items))
         free = np.delete(np.arange(num_items), own[low:high] - user * num_items)
         drawn[rows] = generator.choice(free, size=rows.size)

@@ -4,7 +4,7 @@ Rows stream through when each can be judged alone (splits by files, column or pl
 A split by time, per user or stratified, a core filter, negatives and histories look at all rows
 first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each key column,
 1 for the split, 4 for each negative drawn, and 8 (plus 4 per event) for each history. While these
-are being found, sorting takes about 40 bytes per row more.
+are being found, sorting takes about 100 bytes per row more.
 """
 
 from collections.abc import Iterator
@@ -52,6 +52,9 @@ from rankloom.data.usage import (
 )
 
 Keys = dict[str, KeyColumn]
+
+CHUNK_EVENTS = 2**22
+"""Most history values of a chunk: long histories make chunks shorter, so that memory is bounded."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ class RowStream:
                 is empty, or the files changed since they were opened.
         """
         negatives = self.schema.negatives
-        read = max(1, rows // (1 if negatives is None else 1 + negatives.per_positive))
+        copies = 1 if negatives is None else 1 + negatives.per_positive
+        events = sum(item.max_length * len(item.members) for item in self.schema.history)
+        read = max(1, min(rows, CHUNK_EVENTS // max(1, events)) // copies)
         counts = np.zeros(3, dtype=np.int64)
         first = 0
         for index, file in enumerate(self._table.files):

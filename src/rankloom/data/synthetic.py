@@ -19,12 +19,15 @@ from pydantic import Field
 
 from rankloom.config import Config
 from rankloom.data.planted import planted_normal, power_law, sigmoid
+from rankloom.data.prepare import prepare
+from rankloom.data.store import Dataset
 from rankloom.data.synthetic_criteo import write_criteo
 from rankloom.data.table_schema import TableSchema
 
 __all__ = [
     "SyntheticConfig",
     "generate",
+    "synthetic_dataset",
     "synthetic_table_schema",
     "write_criteo",
     "write_csv",
@@ -289,3 +292,27 @@ def synthetic_table_schema(
             "split": {"kind": "time", "column": "time"},
         }
     )
+
+
+def synthetic_dataset(
+    folder: str | Path,
+    config: SyntheticConfig,
+    rows: int,
+    seed: int = 0,
+    *,
+    conversion: bool = True,
+) -> Dataset:
+    """Write a log to `folder/log.parquet` and prepare it in `folder/dataset`.
+
+    Args:
+        folder: where; made when it is not there.
+        config: what the log looks like.
+        rows: rows of all splits together; the newest tenth is the test split.
+        seed: seed of the rows.
+        conversion: whether the conversion is a second task.
+    """
+    home = Path(folder)
+    home.mkdir(parents=True, exist_ok=True)
+    write_parquet(home / "log.parquet", config, rows, seed)
+    schema = synthetic_table_schema(config, "log.parquet", conversion=conversion)
+    return prepare(schema, home / "dataset", root=home)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from rankloom.data.read import Kind
+from rankloom.data.raw_types import Kind
 from rankloom.data.table_schema import (
     Categorical,
     ColumnSplit,

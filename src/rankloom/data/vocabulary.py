@@ -21,6 +21,8 @@ from rankloom.schema import NUM_RESERVED, OUT_OF_VOCABULARY, PADDING
 NOT_A_NUMBER = -(2**63)
 """Stands for a text that is no integer where integers are looked up; never in a vocabulary."""
 _DENSE_SPAN = 2**22
+_SEARCH_COST = 64
+"""Searching one text costs about as much as hashed lookup spends on this many known texts."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,7 @@ class Vocabulary:
         if len(self.values) == 0:
             ids = np.full(len(values), OUT_OF_VOCABULARY, np.int32)
         elif self.is_text:
-            places = values.cast(self._enum, strict=False).to_physical().cast(pl.Int64)
-            ids = places.fill_null(-1).to_numpy().astype(np.int32) + np.int32(NUM_RESERVED)
+            ids = self._lookup_texts(values)
         else:
             ids = self._lookup_integers(values.fill_null(NOT_A_NUMBER).to_numpy())
         if values.null_count():
@@ -114,6 +115,23 @@ class Vocabulary:
         ids = np.full(span, OUT_OF_VOCABULARY, np.int32)
         ids[self._sorted - self._sorted[0]] = self._order + NUM_RESERVED
         return ids
+
+    @cached_property
+    def _sorted_texts(self) -> tuple[pl.Series, NDArray[np.uint32]]:
+        order = self.values.arg_sort()
+        return self.values.gather(order), order.to_numpy()
+
+    def _lookup_texts(self, values: pl.Series) -> NDArray[np.int32]:
+        if _SEARCH_COST * len(values) > len(self.values):
+            # By hash: every call also spends time on each known text, so few rows do not go here.
+            places = values.cast(self._enum, strict=False).to_physical().cast(pl.Int64)
+            return places.fill_null(-1).to_numpy().astype(np.int32) + np.int32(NUM_RESERVED)
+        known, order = self._sorted_texts
+        after = known.search_sorted(values.fill_null("")).to_numpy()
+        nearest = np.minimum(after, len(known) - 1)
+        found = (known.gather(nearest) == values).fill_null(False).to_numpy()
+        ids = np.where(found, order[nearest] + np.uint32(NUM_RESERVED), OUT_OF_VOCABULARY)
+        return ids.astype(np.int32)
 
     def _lookup_integers(self, values: NDArray[np.int64]) -> NDArray[np.int32]:
         least, largest = self._sorted[0], self._sorted[-1]

@@ -130,8 +130,13 @@ class FieldEmbedding(nn.Module):
         self.field_names = tuple(name for name in known if name in wanted)
 
         # Where each wanted field is read from.
-        self._columns = [i for i, f in enumerate(schema.categorical) if f.name in wanted]
-        self._numeric = [i for i, f in enumerate(schema.numeric) if f.name in wanted]
+        columns = [i for i, f in enumerate(schema.categorical) if f.name in wanted]
+        numeric = [i for i, f in enumerate(schema.numeric) if f.name in wanted]
+        # Buffers, so that picking columns on an accelerator copies nothing to it.
+        self.register_buffer("_columns", torch.tensor(columns, dtype=torch.int64), persistent=False)
+        self.register_buffer("_numeric", torch.tensor(numeric, dtype=torch.int64), persistent=False)
+        self._columns: Tensor
+        self._numeric: Tensor
         self._vectors = [f.name for f in schema.vectors if f.name in wanted]
         self._groups = [
             group
@@ -139,10 +144,10 @@ class FieldEmbedding(nn.Module):
             if any(_field_name(group, member) in wanted for member in _members(group))
         ]
         self._wanted = wanted
-        self._all_columns = len(self._columns) == len(schema.categorical)
-        self._all_numeric = len(self._numeric) == len(schema.numeric)
+        self._all_columns = len(columns) == len(schema.categorical)
+        self._all_numeric = len(numeric) == len(schema.numeric)
 
-        column_tables = [schema.categorical[i].table for i in self._columns]
+        column_tables = [schema.categorical[i].table for i in columns]
         used = {*column_tables}
         for group in self._groups:
             used |= {m.table for m in group.ids if _field_name(group, m.name) in wanted}
@@ -157,7 +162,7 @@ class FieldEmbedding(nn.Module):
         self.register_buffer("_bases", bases if self._wide else bases.int(), persistent=False)
         self._bases: Tensor
 
-        self.numeric = _drawn(len(self._numeric), dim, init_std)
+        self.numeric = _drawn(len(numeric), dim, init_std)
         """[numeric_fields, dim]: the numeric fields' own vectors; None without such fields."""
         self.projections = nn.ModuleDict(
             {_key(f.name): _projection(f.width, dim) for f in schema.vectors if f.name in wanted}
@@ -186,11 +191,15 @@ class FieldEmbedding(nn.Module):
     def forward(self, batch: Batch) -> Float[Tensor, "batch num_fields dim"]:
         """The fields' vectors, in the order of `field_names`."""
         parts: list[Tensor] = []  # each [batch, some fields, dim]
-        if self._columns and self.table is not None:
-            ids = batch.categorical if self._all_columns else batch.categorical[:, self._columns]
+        if len(self._columns) and self.table is not None:
+            ids = batch.categorical
+            if not self._all_columns:
+                ids = ids.index_select(1, self._columns)
             parts.append(self.table(self._index(ids)))
         if self.numeric is not None:
-            values = batch.numeric if self._all_numeric else batch.numeric[:, self._numeric]
+            values = batch.numeric
+            if not self._all_numeric:
+                values = values.index_select(1, self._numeric)
             parts.append(values.unsqueeze(-1) * self.numeric)
         pooled = [self.projections[_key(name)](batch.vectors[name]) for name in self._vectors]
         used_numeric = 0

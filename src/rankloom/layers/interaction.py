@@ -34,7 +34,7 @@ class _PairSum(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         vectors, total = ctx.saved_tensors
-        # One pass to subtract and one in place, where autograd's own takes five.
+        # One pass to subtract and one in place, where autograd goes over the fields several times.
         return (total.unsqueeze(1) - vectors).mul_(gradient.unsqueeze(1))
 
 

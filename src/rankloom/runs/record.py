@@ -267,8 +267,9 @@ def find_completed(
 ) -> StoredRun | None:
     """The latest completed run of this recipe, data, seed and source; None when there is none.
 
-    The commit and the hash of the sources must both agree, so that an edited checkout does not
-    reuse what its commit computed. Unreadable records count as absent.
+    The hash of the package's sources decides, not the commit: an edited checkout does not reuse
+    what its commit computed, and a commit that touches only docs invalidates nothing. Unreadable
+    records count as absent.
     """
     matching = [
         run
@@ -277,7 +278,6 @@ def find_completed(
         and run.record.recipe_hash == recipe_hash
         and run.record.dataset.data_hash == data_hash
         and run.record.seed == seed
-        and run.record.commit.id == commit.id
         and run.record.commit.source_hash == commit.source_hash
     ]
     return max(matching, key=lambda run: run.record.finished, default=None)

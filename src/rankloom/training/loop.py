@@ -7,6 +7,7 @@ What resuming, clipping, L2 and precision mean exactly stands in docs/training.m
 
 import math
 import time
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -228,7 +229,10 @@ def _objective(
         # The last batch of an epoch has another size: not worth a compilation.
         if batch.size != batch_size:
             return plain(batch)
-        return moving(batch) if batch.sequences else static(batch)
+        with warnings.catch_warnings():
+            # The compiler looks at `.grad` of what comes out of a table, and warns of itself.
+            warnings.filterwarnings("ignore", message=r"The \.grad attribute of a Tensor")
+            return moving(batch) if batch.sequences else static(batch)
 
     return compiled
 

@@ -21,8 +21,6 @@ CITATION = (
 _YEAR_IN_TITLE = r"\s*\((\d{4})\)(?:\s*\(V\))?\s*$"
 MAX_GENRES = 6
 """Most genres that a film of either set has."""
-HISTORY_LENGTH = 50
-"""Earlier items kept per row."""
 
 
 def write_tables(
@@ -67,13 +65,14 @@ def read_text(path: Path, separator: str, columns: list[str]) -> pl.DataFrame:
     )
 
 
-def click_schema(name: str, time: str, *, clock: bool) -> dict[str, Any]:
+def click_schema(name: str, time: str, *, clock: bool, history_length: int) -> dict[str, Any]:
     """The schema of a MovieLens set as click prediction.
 
     Args:
         name: name of the data set.
         time: column that orders a user's ratings.
         clock: whether `time` is in Unix seconds, so that hour and weekday can be had.
+        history_length: earlier films kept per row, the newest.
 
     Returns:
         Plain values of a `TableSchema`.
@@ -120,7 +119,7 @@ def click_schema(name: str, time: str, *, clock: bool) -> dict[str, Any]:
             "user": "user_id",
             "time": time,
             "members": ["item_id"],
-            "max_length": HISTORY_LENGTH,
+            "max_length": history_length,
         }
     ]
     schema["split"] = {

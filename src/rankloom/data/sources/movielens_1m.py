@@ -20,15 +20,21 @@ from rankloom.data.sources.movielens import (
 )
 from rankloom.data.sources.source import Download, Files, Form, SchemaText, Source
 
+HISTORY_LENGTH = 50
+"""Earlier films kept per row."""
+
 
 def _schemas() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the rating's place in its user's order")
-    return {"schema": SchemaText(click_schema("movielens-1m", "order", clock=False), comment)}
+    values = click_schema("movielens-1m", "order", clock=False, history_length=HISTORY_LENGTH)
+    return {"schema": SchemaText(values, comment)}
 
 
 def _schemas_with_time() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the time of the rating, in seconds")
-    values = click_schema("movielens-1m-timestamp", "timestamp", clock=True)
+    values = click_schema(
+        "movielens-1m-timestamp", "timestamp", clock=True, history_length=HISTORY_LENGTH
+    )
     return {**_schemas(), "schema-timestamp": SchemaText(values, comment)}
 
 

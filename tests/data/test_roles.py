@@ -1,0 +1,47 @@
+import polars as pl
+import pytest
+
+from rankloom.data.roles import read_roles, scenario_ids, sort_scenarios
+from rankloom.data.table_schema import Categorical, LabelSpec, Roles, TableInput, TableSchema
+
+
+def declare(**more: object) -> TableSchema:
+    values = {"labels": {"y": LabelSpec()}, "roles": Roles(scenario="s")}
+    features = {"x": Categorical()}
+    return TableSchema(name="x", input=TableInput(files="x"), features=features, **(values | more))
+
+
+def test_scenarios_are_sorted_by_number_when_all_are_numbers():
+    assert sort_scenarios(["10", "9", "-1"]) == ["-1", "9", "10"]
+    assert sort_scenarios(["10", "9", "b"]) == ["10", "9", "b"]
+
+
+def test_unknown_and_missing_scenarios_are_zero():
+    lookup = scenario_ids(("<unknown>", "a", "b"))
+    assert lookup(pl.Series(["b", None, "c", "a", "<unknown>"])).tolist() == [2, 0, 0, 1, 0]
+    assert lookup(pl.Series([], dtype=pl.String)).tolist() == []
+
+
+def test_a_request_gives_its_scenario_only():
+    frame = pl.DataFrame({"s": [3]})
+    columns = read_roles(frame, declare(), group_is_text=False, labels=False)
+    assert [(column.name, column.to_list()) for column in columns] == [("scenario", ["3"])]
+    with pytest.raises(ValueError, match="label y: no column y; the table has: s"):
+        read_roles(frame, declare(), group_is_text=False)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([True, False], [1, 0]), (["1", "0"], [1, 0]), ([1.0, float("nan")], [1, None])],
+)
+def test_labels_of_every_type(values, expected):
+    frame = pl.DataFrame({"s": ["a", "b"], "y": values})
+    schema = declare(labels={"y": LabelSpec(allow_missing=True)})
+    columns = read_roles(frame, schema, group_is_text=False)
+    assert columns[0].to_list() == expected
+
+
+def test_text_that_is_no_label_names_its_row():
+    frame = pl.DataFrame({"s": ["a", "b"], "y": ["1", "yes"]})
+    with pytest.raises(ValueError, match="label y, column y, row 12: must be a number; got 'yes'"):
+        read_roles(frame, declare(), group_is_text=False, first_row=10)
