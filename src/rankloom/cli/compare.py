@@ -3,12 +3,9 @@
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from rankloom.report.rows import Published
 
 
 def compare(
@@ -34,6 +31,7 @@ def compare(
 ) -> None:
     """Train every recipe with every seed, skipping recorded runs, and write the leaderboard."""
     from rankloom.cli.console import STDERR, STDOUT, training_progress
+    from rankloom.cli.report import read_published
     from rankloom.report.page import write_report
     from rankloom.report.tables import terminal
     from rankloom.training.compare import PlannedRun
@@ -42,7 +40,7 @@ def compare(
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
     chosen = [load_recipe(path, overrides) for path in recipes]
-    beside = None if published is None else _read_published(published)
+    beside = None if published is None else read_published(published)
 
     def announce(run: PlannedRun) -> None:
         state = "recorded already" if run.recorded else "training"
@@ -71,13 +69,3 @@ def compare(
     for file in files:
         typer.echo(f"written: {file}")
     typer.echo(f"runs:    {out}")
-
-
-def _read_published(path: Path) -> dict[str, "Published"]:
-    from rankloom.config import parse_config, read_toml
-    from rankloom.report.rows import Published
-
-    return {
-        name: parse_config(Published, values, f"{path}: {name}")
-        for name, values in read_toml(path).items()
-    }

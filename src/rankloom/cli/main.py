@@ -9,6 +9,7 @@ from rankloom.cli import (
     models,
     predict,
     prepare,
+    report,
     schema,
     train,
 )
@@ -27,6 +28,7 @@ app.command("train")(show_errors(train.train))
 app.command("evaluate")(show_errors(evaluate.evaluate))
 app.command("predict")(show_errors(predict.predict))
 app.command("compare")(show_errors(compare.compare))
+app.command("report")(show_errors(report.report))
 app.command("models")(show_errors(models.models))
 app.command("model")(show_errors(models.model))
 

@@ -69,7 +69,7 @@ class Fitter:
         return self._integers[table].fit(1, None).lookup(values) > 1
 
     def fit(self, group_is_text: bool, has_scenarios: bool) -> Fitted:
-        """Choose kept values and fit the transforms.
+        """Choose kept values and fit the transforms; call once, as the counters are let go.
 
         Raises:
             ValueError: a numeric feature has no value in the training split.
@@ -77,11 +77,12 @@ class Fitter:
         vocabularies: dict[str, Vocabulary] = {}
         for name, options in self._plan.tables.items():
             if name in self._texts:
-                fitted = self._texts[name].fit(options.min_count, options.max_values)
+                counter = self._texts.pop(name)  # all its texts: not needed any more
+                fitted = counter.fit(options.min_count, options.max_values)
                 vocabularies[name], self._codes[name] = fitted
             elif name in self._integers:
-                counter = self._integers[name]
-                vocabularies[name] = counter.fit(options.min_count, options.max_values)
+                integers = self._integers.pop(name)
+                vocabularies[name] = integers.fit(options.min_count, options.max_values)
         scenarios: tuple[str, ...] = ()
         if has_scenarios:
             known, self._codes[""] = self._scenarios.fit(1, None)

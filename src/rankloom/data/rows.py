@@ -15,43 +15,30 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from rankloom.data.core import core_rows
 from rankloom.data.delimited import Place
 from rankloom.data.derive import derive_columns
-from rankloom.data.history import HistoryIndex, history_column, index_history
-from rankloom.data.keys import Codes, KeyCollector, KeyColumn, as_times, require_values
-from rankloom.data.negatives import draw_negatives
+from rankloom.data.history import history_column
+from rankloom.data.keys import Codes
+from rankloom.data.log_plan import Plan, make_plan
 from rankloom.data.read import CHUNK_ROWS, RawTable, find_files, open_table
 from rankloom.data.split import (
     SplitCodes,
     check_not_empty,
     column_split,
-    leave_one_out_split,
     random_split,
-    stratified_split,
-    time_split,
-    within_split,
 )
 from rankloom.data.table_schema import (
     ColumnSplit,
-    Derive,
     FileSplit,
-    History,
-    LeaveOneOutSplit,
     RandomSplit,
     TableInput,
     TableSchema,
-    TimeSplit,
 )
 from rankloom.data.usage import (
     column_kinds,
     created_columns,
-    label_column,
     raw_columns,
-    split_keys,
 )
-
-Keys = dict[str, KeyColumn]
 
 CHUNK_EVENTS = 2**22
 """Most history values of a chunk: long histories make chunks shorter, so that memory is bounded."""
@@ -65,24 +52,6 @@ class Chunk:
     """Raw, derived and created columns."""
     split: NDArray[np.int8]
     """[rows]; 0 train, 1 valid, 2 test."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was decided over all rows at once; None or empty where nothing had to be."""
-
-    rows: int
-    """Rows of the raw table; -1 when they were not counted."""
-    keep: NDArray[np.bool_] | None
-    """[rows]; what the core filter left."""
-    split: SplitCodes | None
-    """[rows]."""
-    negatives: Codes | None
-    """[rows, per_positive] codes of items, -1 for none."""
-    histories: tuple[tuple[History, HistoryIndex], ...]
-    """One index per declared history."""
-    keys: Keys
-    """Key columns over all rows."""
 
 
 class RowStream:
@@ -222,7 +191,7 @@ def open_rows(schema: TableSchema, root: Path) -> RowStream:
             "another name"
         )
     table.check_columns(raw_columns(schema))
-    return RowStream(schema, table, file_split, _plan(schema, table))
+    return RowStream(schema, table, file_split, make_plan(schema, table))
 
 
 def _files(schema: TableSchema, root: Path) -> tuple[tuple[str, ...], tuple[int, ...]]:
@@ -238,123 +207,6 @@ def _files(schema: TableSchema, root: Path) -> tuple[tuple[str, ...], tuple[int,
             if found.setdefault(path.resolve(), code) != code:
                 raise ValueError(f"{path.name} is in two splits; a file belongs to one")
     return tuple(str(path) for path in found), tuple(found.values())
-
-
-def _plan(schema: TableSchema, table: RawTable) -> Plan:
-    keys = _collect_keys(schema, table)
-    if not keys:
-        return Plan(-1, None, None, None, (), {})
-    rows = len(next(iter(keys.values())).codes)
-    if not rows:
-        raise ValueError(f"{table.files[0].name} has no rows")
-    keep = None
-    if schema.core is not None:
-        codes = {name: keys[name].codes for name in schema.core.columns}
-        keep = core_rows(codes, schema.core.columns)
-    kept = np.arange(rows) if keep is None else np.flatnonzero(keep)
-    split = None
-    if split_keys(schema):
-        split = np.zeros(rows, dtype=np.int8)
-        split[kept] = _planned_split(schema, keys, kept)
-        check_not_empty(schema.split, np.bincount(split[kept], minlength=3))
-    negatives = None
-    if schema.negatives is not None:
-        spec = schema.negatives
-        for name in (spec.user, spec.item):
-            require_values(keys[name], name)
-        users, items = keys[spec.user].codes[kept], keys[spec.item].codes[kept]
-        negatives = np.full((rows, spec.per_positive), -1, dtype=np.int32)
-        negatives[kept] = draw_negatives(users, items, spec.per_positive, spec.seed)
-    histories = tuple((item, _history(schema, item, keys, keep)) for item in schema.history)
-    return Plan(rows, keep, split, negatives, histories, keys)
-
-
-def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
-    """Read every column that something needs over all rows at once."""
-    wanted = [*split_keys(schema)]
-    if schema.core is not None:
-        wanted += schema.core.columns
-    if schema.negatives is not None:
-        wanted += [schema.negatives.user, schema.negatives.item]
-    for history in schema.history:
-        wanted += [history.user, history.time, *history.members]
-        label = history.only_label
-        if label is not None and not _is_created_label(schema, label):
-            wanted.append(label_column(schema, label))
-    wanted = list(dict.fromkeys(wanted))
-    if not wanted:
-        return {}
-    derive = _needed_derive(schema, wanted)
-    derived = {item.name for item in derive}
-    sources = [item.source for item in derive]
-    raw = [name for name in dict.fromkeys([*wanted, *sources]) if name not in derived]
-    collectors: dict[str, KeyCollector] = {}
-    for index, file in enumerate(table.files):
-        row = 1
-        for chunk in table.file_chunks(index, raw):
-            frame = derive_columns(chunk, derive, Place(file.name, row))
-            for name in wanted:
-                if name not in collectors:
-                    collectors[name] = KeyCollector(frame.schema[name])
-                collectors[name].add(frame[name])
-            row += chunk.height
-    if not collectors:
-        raise ValueError(f"{table.files[0].name} has no rows")
-    return {name: collector.finish() for name, collector in collectors.items()}
-
-
-def _needed_derive(schema: TableSchema, wanted: list[str]) -> list[Derive]:
-    """Derived columns among `wanted`, and those they build on, in order."""
-    needed = set(wanted)
-    for item in reversed(schema.derive):
-        if item.name in needed:
-            needed.add(item.source)
-    return [item for item in schema.derive if item.name in needed]
-
-
-def _planned_split(schema: TableSchema, keys: Keys, kept: NDArray[np.int64]) -> SplitCodes:
-    """Split codes of the kept rows."""
-    split = schema.split
-    if isinstance(split, RandomSplit):
-        assert split.stratify is not None
-        return stratified_split(split, keys[split.stratify].codes[kept])
-    if isinstance(split, LeaveOneOutSplit):
-        require_values(keys[split.user], split.user)
-        times = as_times(keys[split.time], split.time)[kept]
-        return leave_one_out_split(keys[split.user].codes[kept], times)
-    assert isinstance(split, TimeSplit)
-    times = as_times(keys[split.column], split.column)[kept]
-    if split.within is None:
-        return time_split(times, split.valid, split.test)
-    require_values(keys[split.within], split.within)
-    return within_split(keys[split.within].codes[kept], times, split.valid, split.test)
-
-
-def _history(
-    schema: TableSchema, history: History, keys: Keys, keep: NDArray[np.bool_] | None
-) -> HistoryIndex:
-    users = keys[history.user].codes
-    times = as_times(keys[history.time], history.time)
-    # Without an item there is nothing to remember of an event.
-    enters = keys[history.members[0]].codes >= 0
-    if keep is not None:
-        enters &= keep
-    label = history.only_label
-    if label is not None and not _is_created_label(schema, label):
-        key = keys[label_column(schema, label)]
-        threshold = schema.labels[label].threshold
-        if not key.values.dtype.is_numeric():
-            raise ValueError(f"history {history.name}: label {label} does not hold numbers")
-        positive = key.values.to_numpy() >= (1 if threshold is None else threshold)
-        # The last place answers for missing labels, whose code is -1.
-        enters &= np.append(positive, False)[key.codes]
-    return index_history(users, times, enters, history.max_length)
-
-
-def _is_created_label(schema: TableSchema, label: str) -> bool:
-    """Whether the label is that of the negatives, in which every logged row is positive."""
-    negatives = schema.negatives
-    return negatives is not None and label_column(schema, label) == negatives.label
 
 
 def _notes(schema: TableSchema, plan: Plan) -> Iterator[str]:

@@ -1,0 +1,64 @@
+"""`rankloom report RUNS`: leaderboard and page of recorded runs, nothing trained."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rankloom.report.rows import Published
+
+
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
+    out: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
+    reference: Annotated[
+        str | None, typer.Option(help="Recipe or model that the others are compared with.")
+    ] = None,
+    published: Annotated[
+        Path | None, typer.Option(help="Published values to show beside (TOML).")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
+) -> None:
+    """Make the leaderboard and the page from run records."""
+    from rankloom.cli.console import STDOUT
+    from rankloom.report.page import write_report
+    from rankloom.report.tables import terminal
+    from rankloom.runs.record import find_records
+
+    found = [run for folder in runs for run in find_records(folder)]
+    if not found:
+        raise ValueError(f"no run records in {', '.join(str(folder) for folder in runs)}")
+    board, files = write_report(
+        out,
+        found,
+        split=split,
+        reference=reference,
+        published=None if published is None else read_published(published),
+        commands=["rankloom " + shlex.join(sys.argv[1:])],
+    )
+    if as_json:
+        typer.echo((out / "leaderboard.json").read_text(encoding="utf-8"))
+        return
+    STDOUT.print(terminal(board))
+    for file in files:
+        typer.echo(f"written: {file}")
+
+
+def read_published(path: Path) -> dict[str, "Published"]:
+    """Published results by recipe or model name, from a TOML file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not of that form.
+    """
+    from rankloom.config import parse_config, read_toml
+    from rankloom.report.rows import Published
+
+    return {
+        name: parse_config(Published, values, f"{path}: {name}")
+        for name, values in read_toml(path).items()
+    }
