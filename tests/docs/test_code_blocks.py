@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 FENCE = re.compile(r"^(?P<indent> *)```(?P<kind>\w+)\n(?P<code>.*?)^(?P=indent)```$", re.M | re.S)
 FILE_NAME = re.compile(r"`([\w.-]+\.toml)`:?\s*$")
-KINDS = {"python", "sh", "toml", "text", "json"}
+KINDS = {"python", "sh", "console", "toml", "text", "json"}
 NEEDS_MORE = ("make ", "rankloom data get", "git ", "pip ")
 """Commands that need a network, minutes or a checkout: their target or option names are checked."""
 
@@ -84,6 +84,10 @@ def test_page(page: Path, tmp_path: Path) -> None:
         elif block.kind == "sh":
             for line in block.code.replace("\\\n", " ").splitlines():
                 run_command(line, tmp_path)
+        elif block.kind == "console":
+            for line in block.code.splitlines():
+                if line.startswith("$ "):
+                    run_command(line.removeprefix("$ "), tmp_path)
         elif block.kind == "toml":
             name = FILE_NAME.search(block.before)
             parse_toml(block.code, tmp_path / name[1] if name else None)
