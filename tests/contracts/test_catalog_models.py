@@ -241,8 +241,8 @@ def test_row_gradients_equal_dense_gradients(case: Case, schema: Schema) -> None
             assert (table.weight.grad is None) == row_gradients
             if row_gradients:
                 dense = torch.zeros_like(table.weight)
-                for index, gradient in table.pending:
-                    dense.index_add_(0, index, gradient)
+                for entry in table.pending:
+                    dense.index_add_(0, entry.rows, entry.expanded())
                 dense[0] = 0
                 found[f"{name}.weight"] = dense
                 table.pending.clear()

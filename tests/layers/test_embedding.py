@@ -213,8 +213,8 @@ def table_gradient(module: nn.Module, batch: Batch, *, row_gradients: bool) -> T
         return table.weight.grad.clone()
     assert table.weight.grad is None
     dense = torch.zeros_like(table.weight)
-    for index, gradient in table.pending:
-        dense.index_add_(0, index, gradient)
+    for entry in table.pending:
+        dense.index_add_(0, entry.rows, entry.expanded())
     dense[0] = 0
     table.pending.clear()
     return dense
@@ -254,8 +254,8 @@ def test_row_gradients_are_computed_outside_a_compiled_graph() -> None:
     out = compiled(BATCH)
     (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
     dense = torch.zeros_like(eager)
-    for index, gradient in embedding.table.pending:
-        dense.index_add_(0, index, gradient)
+    for entry in embedding.table.pending:
+        dense.index_add_(0, entry.rows, entry.expanded())
     dense[0] = 0
     torch.testing.assert_close(dense, eager)
 

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from rankloom.layers.embedding import RowEntries
 from rankloom.training.table_updates import (
     AdamSettings,
     RowGradient,
@@ -20,13 +21,13 @@ ROWS, DIM = 11, 3
 def entries(seed, count=20, dtype=torch.int64):
     generator = torch.Generator().manual_seed(seed)
     index = torch.randint(0, ROWS - 2, (count,), generator=generator).to(dtype)
-    return index, torch.randn(count, DIM, generator=generator)
+    return RowEntries(index, torch.randn(count, DIM, generator=generator))
 
 
 def slow_merge(pending):
     merged = {}
-    for index, gradients in pending:
-        for row, gradient in zip(index.tolist(), gradients.double(), strict=True):
+    for entry in pending:
+        for row, gradient in zip(entry.rows.tolist(), entry.expanded().double(), strict=True):
             if row != 0:
                 merged[row] = merged.get(row, torch.zeros(DIM, dtype=torch.float64)) + gradient
     return merged
@@ -42,21 +43,36 @@ def test_merge_sums_repeats_over_all_gathers_and_drops_padding(dtype):
     pending = [entries(0, dtype=dtype), entries(1, count=5, dtype=dtype)]
     merged = row_gradient(pending)
     expected = slow_merge(pending)
-    assert 0 in torch.cat([index for index, _ in pending])
+    assert 0 in torch.cat([entry.rows for entry in pending])
     assert merged.rows.tolist() == sorted({*expected, 0})
     for row, values in zip(merged.rows.tolist(), merged.values, strict=True):
         torch.testing.assert_close(values.double(), expected.get(row, torch.zeros(DIM).double()))
 
 
+def test_merge_takes_the_gradients_that_entries_share():
+    """Values of a bag draw from the bag's gradient; alone, and beside a plain lookup."""
+    bags = RowEntries(
+        torch.tensor([3, 0, 4, 3, 5]), torch.randn(2, DIM), torch.tensor([0, 0, 0, 1, 1])
+    )
+    for pending in ([bags], [entries(0), bags], [bags, entries(1), bags]):
+        merged = row_gradient(pending)
+        expected = slow_merge(pending)
+        for row, values in zip(merged.rows.tolist(), merged.values, strict=True):
+            torch.testing.assert_close(
+                values.double(), expected.get(row, torch.zeros(DIM).double())
+            )
+
+
 def test_merge_of_nothing():
     assert merge_rows([], ROWS) == (None, None)
-    assert merge_rows([(torch.zeros(0, dtype=torch.int64), torch.zeros(0, DIM))], ROWS)[0] is None
+    nothing = RowEntries(torch.zeros(0, dtype=torch.int64), torch.zeros(0, DIM))
+    assert merge_rows([nothing], ROWS)[0] is None
 
 
 def test_plan_is_used_again_only_for_equal_rows():
     first, other = entries(0), entries(1)
     _, plan = merge_rows([first], ROWS)
-    _, again = merge_rows([(first[0].clone(), 2 * first[1])], ROWS, plan)
+    _, again = merge_rows([RowEntries(first.rows.clone(), 2 * first.gradients)], ROWS, plan)
     assert again is plan
     merged, fresh = merge_rows([other], ROWS, plan)
     assert fresh is not plan
@@ -66,7 +82,7 @@ def test_plan_is_used_again_only_for_equal_rows():
 def test_expanded_gradient():
     index = torch.tensor([3, 1, 3])
     gradient = torch.tensor([[1.0, 2.0, 3.0]]).expand(3, DIM)
-    merged = row_gradient([(index, gradient)])
+    merged = row_gradient([RowEntries(index, gradient)])
     assert merged.values.tolist() == [[1.0, 2.0, 3.0], [2.0, 4.0, 6.0]]
 
 
@@ -80,9 +96,9 @@ def test_adam_in_chunks_equals_torch_adam(scratch_rows):
     state, scratch = {}, torch.full((scratch_rows * DIM,), math.nan)
     exact = {"rtol": 0, "atol": 0} if scratch_rows >= 16 else {"rtol": 1e-5, "atol": 1e-7}
     for step in range(4):
-        index, gradients = entries(step)
+        index, gradients, _ = entries(step)
         # The third step touches nothing: the table moves all the same.
-        merged = None if step == 2 else merge_rows([(index * 7, gradients)], rows)[0]
+        merged = None if step == 2 else merge_rows([RowEntries(index * 7, gradients)], rows)[0]
         reference.grad = torch.zeros(rows, DIM)
         if merged is not None:
             reference.grad[merged.rows] = merged.values

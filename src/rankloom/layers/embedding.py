@@ -15,7 +15,7 @@ stays there: Adam and L2 leave a zero with a zero gradient alone.
 """
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Int
@@ -29,8 +29,25 @@ from rankloom.schema import PADDING, Schema, SequenceField
 INIT_STD = 1e-4
 """Standard deviation of new embeddings; the field's tuned benchmarks agree on it."""
 
-Pending = list[tuple[Int[Tensor, " entries"], Float[Tensor, "entries dim"]]]
-"""Row gradients not yet applied: row indices (repeats allowed) and their gradients."""
+
+class RowEntries(NamedTuple):
+    """Row gradients that one lookup left, not yet summed or applied."""
+
+    rows: Int[Tensor, " entries"]
+    """int64 row indices; repeats allowed, and the padding row, whose gradient has to be dropped."""
+    gradients: Float[Tensor, "sources dim"]
+    """Gradients that the entries draw from."""
+    source: Int[Tensor, " entries"] | None = None
+    """int64: entry i has gradient `gradients[source[i]]`; None: `gradients[i]`. The values of a bag
+    share their bag's gradient, which is never copied for each of them."""
+
+    def expanded(self) -> Float[Tensor, "entries dim"]:
+        """The gradient of every entry."""
+        return self.gradients if self.source is None else self.gradients[self.source]
+
+
+Pending = list[RowEntries]
+"""What the lookups of a step have left, one entry each."""
 
 
 class Table(nn.Module):
@@ -39,9 +56,8 @@ class Table(nn.Module):
     Gradients arrive in one of two ways:
 
     - `row_gradients` is False (default): in `weight.grad`, dense, like any parameter's.
-    - `row_gradients` is True: `backward` appends (row indices, gradients of those rows) to
-      `pending`, one entry per gather, and leaves `weight.grad` alone. Entries may repeat a row and
-      may name the padding row 0, whose gradient has to be dropped.
+    - `row_gradients` is True: `backward` appends `RowEntries` to `pending`, one per lookup, and
+      leaves `weight.grad` alone.
     """
 
     def __init__(self, num_rows: int, dim: int, init_std: float = INIT_STD) -> None:
@@ -312,30 +328,36 @@ class _RowGather(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None]:
         (index,) = ctx.saved_tensors
-        ctx.pending.append((index.reshape(-1), gradient.reshape(index.numel(), -1)))
+        ctx.pending.append(RowEntries(index.reshape(-1), gradient.reshape(index.numel(), -1)))
         return None, None, None
 
 
 class _BagMean(torch.autograd.Function):
-    """Mean of bags whose backward leaves (rows, gradients) in a list."""
+    """Mean of bags whose backward leaves one gradient per bag in a list.
+
+    Padding is dropped first: the columns of a multi-valued member hold more of it than values.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, index: Tensor, offsets: Tensor, pending: Pending) -> Any:
+        kept = index != PADDING
+        # Values before each bag, by the running sum of the mask.
+        running = torch.cat([kept.new_zeros(1, dtype=torch.int64), kept.cumsum(0)])
+        index, offsets = index[kept], running.index_select(0, offsets.long())
         ctx.save_for_backward(index, offsets)
         ctx.pending = pending
-        return _bag_mean(weight, index, offsets)
+        return functional.embedding_bag(
+            index, weight, offsets, mode="mean", include_last_offset=True
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, None, None, None]:
         index, offsets = ctx.saved_tensors
-        bag = torch.repeat_interleave(offsets.diff(), output_size=index.shape[0])
-        kept = index != PADDING
-        bag, index = bag[kept], index[kept]
-        counts = gradient.new_zeros(gradient.shape[0]).index_add_(
-            0, bag, gradient.new_ones(index.shape[0])
-        )
-        ctx.pending.append((index, (gradient / counts.clamp(min=1)[:, None])[bag]))
+        counts = offsets.diff()
+        bag = torch.repeat_interleave(counts, output_size=index.shape[0])
+        shared = gradient / counts.clamp(min=1)[:, None]
+        ctx.pending.append(RowEntries(index, shared, bag))
         return None, None, None, None
 
 

@@ -78,7 +78,7 @@ def merge_rows(
     """Sum the gradients of each row.
 
     Args:
-        pending: (rows, gradients) of every gather.
+        pending: what the lookups of the step have left.
         num_rows: rows of the table.
         plan: the plan of another table; it serves again when the rows are the same (the first-order
             weights of a factorisation machine look up what its embeddings look up).
@@ -86,20 +86,37 @@ def merge_rows(
     Returns:
         The merged gradient and the plan used; None and the given plan when nothing was gathered.
     """
-    found = [(rows, gradient) for rows, gradient in pending if rows.numel() > 0]
+    found = [entry for entry in pending if entry.rows.numel() > 0]
     if not found:
         return None, plan
-    index = found[0][0] if len(found) == 1 else torch.cat([rows for rows, _ in found])
-    parts = [gradient for _, gradient in found]
-    gradients = parts[0].contiguous() if len(parts) == 1 else torch.cat(parts)
+    index = found[0].rows if len(found) == 1 else torch.cat([entry.rows for entry in found])
     if plan is None or not same_index(index, plan.index):
         plan = plan_rows(index, num_rows)
+    source, gradients = _join(found)
     values = F.embedding_bag(
-        plan.order, gradients.float(), plan.offsets, mode="sum", include_last_offset=True
+        plan.order if source is None else source.index_select(0, plan.order),
+        gradients.float(),
+        plan.offsets,
+        mode="sum",
+        include_last_offset=True,
     )
     # Rows ascend, so the padding row can only be the first.
     values[:1].masked_fill_((plan.rows[:1] == PADDING).unsqueeze(1), 0.0)
     return RowGradient(plan.rows, values), plan
+
+
+def _join(found: Pending) -> tuple[Tensor | None, Tensor]:
+    """All gradients that the entries draw from, and which one each entry draws."""
+    if len(found) == 1:
+        return found[0].source, found[0].gradients.contiguous()
+    sources = []
+    start = 0
+    for rows, gradients, source in found:
+        if source is None:
+            source = torch.arange(rows.shape[0], device=rows.device)
+        sources.append(source + start)
+        start += gradients.shape[0]
+    return torch.cat(sources), torch.cat([entry.gradients for entry in found])
 
 
 def same_index(left: Tensor, right: Tensor) -> bool:
