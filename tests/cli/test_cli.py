@@ -70,7 +70,7 @@ def test_compare_writes_everything(recipe: Path, tmp_path: Path) -> None:
     arguments = (recipe, "--seeds", 2, "--out", tmp_path / "runs", "--report", tmp_path / "report")
     result = invoke("compare", *arguments)
     assert result.exit_code == 0, result.output
-    assert "tiny" in result.stdout
+    assert " lr " in result.stdout
     written = {path.name for path in (tmp_path / "report").iterdir()}
     expected = {"leaderboard.json", "leaderboard.md", "leaderboard.csv", "index.html"}
     assert written == expected

@@ -45,7 +45,7 @@ def rich_frame(rows: int = 400, seed: int = 0) -> pl.DataFrame:
             ],
             "seen": ["|".join(f"i{v}" for v in rng.integers(0, 70, n)) for n in lengths],
             "seen_price": ["|".join(str(v) for v in rng.normal(0, 1, n).round(2)) for n in lengths],
-            "seen_at": ["|".join(str(v) for v in rng.integers(0, 99, n)) for n in lengths],
+            "seen_at": ["|".join(str(v) for v in sorted(rng.integers(0, 99, n))) for n in lengths],
             "vector": [" ".join(map(str, rng.normal(0, 1, 3).round(3))) for _ in range(rows)],
             "title": [f"title {value}" for value in rng.integers(0, 99, rows)],
             "time": 1_600_000_000 + 3600 * np.arange(rows),

@@ -1,3 +1,4 @@
+import numpy as np
 import polars as pl
 import pytest
 
@@ -99,4 +100,4 @@ def test_vectors_must_be_finite(bad):
     plan = make_plan(declare(v=Vector(width=2)), {})
     frame = pl.DataFrame({"v": [None, [1.0, 2.0], bad]})
     with pytest.raises(ValueError, match="column v, row 13: a vector must hold finite"):
-        read_cells(frame, plan.main, plan.tables, {}, first_row=10)
+        read_cells(frame, plan.main, plan.tables, {}, numbers=np.arange(11, 14))

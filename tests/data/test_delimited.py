@@ -38,7 +38,7 @@ def test_parse_gives_the_asked_for_columns_in_order() -> None:
         (b"1,x,1\n2,y\n", r"row 1,001 has 2 cells, expected 3"),
         (b"1,x,1\n\nq,y,1\n", r"row 1,001: column a holds 'q', expected an integer"),
         (b"1,x,1\n9223372036854775808,y,1\n", r"column a holds '9223372036854775808', expected"),
-        (b"1,x\xff,1\n", r"row 1,000 or a later one cannot be parsed: invalid utf-8"),
+        (b"1,x\xff,1\n", r"row 1,000 is not UTF-8 text: got byte 0xff"),
     ],
 )
 def test_errors_name_the_row(block: bytes, message: str) -> None:

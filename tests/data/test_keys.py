@@ -47,3 +47,21 @@ def test_times_need_numbers_in_every_row() -> None:
         as_times(collect(["2014"], pl.String(), 2), "t")
     with pytest.raises(ValueError, match="row 1 of the table: column u has no value"):
         require_values(collect([None, "a"], pl.String(), 2), "u")
+
+
+def test_rows_are_counted_in_their_file() -> None:
+    collector = KeyCollector(pl.Int64())
+    collector.add(pl.Series("t", [7, 8, 9, None], dtype=pl.Int64))
+    key = collector.finish([("one.csv", 0), ("two.csv", 2)])
+    assert [key.place(row) for row in (0, 1, 2)] == [
+        "one.csv: row 1",
+        "one.csv: row 2",
+        "two.csv: row 1",
+    ]
+    with pytest.raises(ValueError, match="^two.csv: row 2: column t has no value"):
+        as_times(key, "t")
+
+
+def test_text_among_times_is_named() -> None:
+    with pytest.raises(ValueError, match="row 2 of the table: column t .* got 'noon'; correct it"):
+        as_times(collect(["12", "noon", "13"], pl.String(), 2), "t")

@@ -1,3 +1,4 @@
+import numpy as np
 import polars as pl
 import pytest
 
@@ -43,5 +44,9 @@ def test_labels_of_every_type(values, expected):
 
 def test_text_that_is_no_label_names_its_row():
     frame = pl.DataFrame({"s": ["a", "b"], "y": ["1", "yes"]})
-    with pytest.raises(ValueError, match="label y, column y, row 12: must be a number; got 'yes'"):
-        read_roles(frame, declare(), group_is_text=False, first_row=10)
+    with pytest.raises(
+        ValueError, match="^log.csv: label y, column y, row 12: must be a number; got 'yes'"
+    ):
+        read_roles(
+            frame, declare(), group_is_text=False, numbers=np.arange(11, 13), where="log.csv: "
+        )

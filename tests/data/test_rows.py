@@ -243,7 +243,7 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="create x twice"):
         rows_of(tmp_path, derive=[{"name": "x", "source": "ts", "kind": "day"}] * 2)
     hole = LOG.with_columns(pl.Series("ts", [1, 2, 3, None, 5, 6, 7, 8]))
-    with pytest.raises(ValueError, match="row 4 of the table: column ts has no value"):
+    with pytest.raises(ValueError, match="log.parquet: row 4: column ts has no value"):
         rows_of(tmp_path, hole, split=by_time)
     with pytest.raises(ValueError, match="column item orders rows and must hold numbers"):
         rows_of(tmp_path, split={"kind": "time", "column": "item"})
@@ -260,7 +260,7 @@ def test_errors(tmp_path: Path) -> None:
         rows_of(tmp_path, LOG.clear(), split=by_time)
     negatives = {"user": "user", "item": "item", "label": "hit"}
     hole = LOG.with_columns(item=pl.when(pl.col("item") != "b").then("item"))
-    with pytest.raises(ValueError, match="row 2 of the table: column item has no value"):
+    with pytest.raises(ValueError, match="log.parquet: row 2: column item has no value"):
         rows_of(tmp_path, hole, negatives=negatives)
 
 

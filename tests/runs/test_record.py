@@ -165,9 +165,7 @@ def test_find_completed(tmp_path: Path) -> None:
     [
         ("bbbb", 3, SOURCE),
         ("aaaa", 4, SOURCE),
-        ("aaaa", 3, Commit(id="other", source_hash="5050")),
         ("aaaa", 3, Commit(id="c0ffee", dirty=True, source_hash="6060")),
-        ("aaaa", 3, Commit(source_hash="5050")),
     ],
 )
 def test_find_completed_wants_everything_equal(
@@ -176,6 +174,17 @@ def test_find_completed_wants_everything_equal(
     record = build_record(seed=3)
     write_record(tmp_path / "run", record)
     assert find_completed(tmp_path, record.recipe_hash, data_hash, seed, commit) is None
+
+
+def test_find_completed_asks_for_the_source_not_for_the_commit(tmp_path: Path) -> None:
+    """A commit that touches only docs, or a copy without git, runs the same source."""
+    record = build_record(seed=3)
+    write_record(tmp_path / "run", record)
+    for commit in (Commit(id="other", source_hash="5050"), Commit(source_hash="5050")):
+        found = find_completed(tmp_path, record.recipe_hash, "aaaa", 3, commit)
+        assert found is not None
+        assert found.folder == tmp_path / "run"
+
 
 
 def test_find_completed_wants_the_recipe_and_a_completed_run(tmp_path: Path) -> None:

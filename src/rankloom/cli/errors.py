@@ -24,10 +24,17 @@ def show_errors(command: Callable[P, R]) -> Callable[P, R]:
         except (ValueError, OSError) as error:
             if os.environ.get("RANKLOOM_TRACEBACK"):
                 raise
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"error: {_sentence(error)}", err=True)
             raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command continues where it can", err=True)
             raise typer.Exit(INTERRUPTED) from None
 
     return wrapped
+
+
+def _sentence(error: Exception) -> str:
+    """Without the number that Python puts before a message of an OSError."""
+    if isinstance(error, OSError) and error.filename is None and error.strerror:
+        return error.strerror
+    return str(error)

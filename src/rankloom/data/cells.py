@@ -75,7 +75,7 @@ def read_cells(
     part: Part,
     tables: Mapping[str, TableOptions],
     kinds: Mapping[str, TableKind],
-    first_row: int = 0,
+    numbers: NDArray[np.int64] | None = None,
     where: str = "",
     pool: Executor | None = None,
 ) -> Cells:
@@ -86,15 +86,16 @@ def read_cells(
         part: slots of the main table or of one entity.
         tables: options of the tables.
         kinds: how each table's ids are found.
-        first_row: rows of the table before this frame, for messages.
-        where: start of messages (`entity item: `).
+        numbers: number of each row in its file, for messages; None: counted from 1.
+        where: start of messages (`log.csv: `).
         pool: threads to share the columns among; None: one after another.
 
     Raises:
         ValueError: a column is missing, a number cannot be read or is infinite, a vector has
-            another width, members of a group differ in length. The message names column and row.
+            another width, members of a group differ in length, an event has no time or is older
+            than the one before it. The message names column and row.
     """
-    reader = _Reader(frame, tables, kinds, first_row, where)
+    reader = _Reader(frame, tables, kinds, numbers, where)
 
     def read(slot: Slot) -> pl.Series:
         return reader.flat(slot, frame[reader.present(slot.column)])
@@ -120,11 +121,11 @@ class _Reader:
         frame: pl.DataFrame,
         tables: Mapping[str, TableOptions],
         kinds: Mapping[str, TableKind],
-        first_row: int,
+        numbers: NDArray[np.int64] | None,
         where: str,
     ) -> None:
         self.frame, self.tables, self.kinds = frame, tables, kinds
-        self.first_row, self.where = first_row, where
+        self.row_numbers, self.where = numbers, where
 
     def present(self, column: str) -> str:
         if column not in self.frame.columns:
@@ -169,7 +170,8 @@ class _Reader:
         return numbers
 
     def row(self, place: int, rows: NDArray[np.int64] | None = None) -> str:
-        return f"row {self.first_row + (place if rows is None else int(rows[place])) + 1}"
+        row = place if rows is None else int(rows[place])
+        return f"row {row + 1 if self.row_numbers is None else self.row_numbers[row]:,}"
 
     def group(self, group: Group) -> tuple[NDArray[np.int64], pl.DataFrame]:
         lengths: NDArray[np.int64] | None = None
@@ -190,6 +192,9 @@ class _Reader:
                 )
             lengths = own
             rows = np.repeat(np.arange(len(own)), own)
+            if slot.kind == "time":
+                times = self._times(slot, flat, rows).to_numpy()
+                self._check_order(group.name, slot.column, times, rows)
             kept = _kept(own, rows, group)
             if kept is not None:
                 flat, rows = flat.filter(pl.Series(kept)), rows[kept]
@@ -214,7 +219,25 @@ class _Reader:
 
     def _times(self, slot: Slot, values: pl.Series, rows: NDArray[np.int64] | None) -> pl.Series:
         times = self.integers(slot.column, values, rows)
-        return times.fill_null(0)
+        if times.null_count():
+            place = int(times.is_null().arg_true()[0])
+            raise ValueError(
+                f"{self.where}column {slot.column}, {self.row(place, rows)}: an event has no time"
+            )
+        return times
+
+    def _check_order(
+        self, group: str, column: str, times: NDArray[np.int64], rows: NDArray[np.int64]
+    ) -> None:
+        """The newest events stand last; else cutting a long sequence would keep the wrong ones."""
+        falls = np.flatnonzero((times[1:] < times[:-1]) & (rows[1:] == rows[:-1]))
+        if falls.size:
+            place = int(falls[0])
+            raise ValueError(
+                f"{self.where}sequence {group}, {self.row(place + 1, rows)}: column {column} must "
+                f"not decrease; got {times[place + 1]} after {times[place]}; write the oldest "
+                "event first"
+            )
 
     def integers(
         self, column: str, values: pl.Series, rows: NDArray[np.int64] | None = None

@@ -63,6 +63,7 @@ def parse_block(
         frame = _scan(block, types, dialect).select(columns).collect()
     except pl.exceptions.PolarsError as error:
         block = drop_blank_lines(block)
+        check_text(block, place)
         check_cells(block, len(types), dialect, place)
         explain_types(block, types, columns, dialect, place)
         reason = str(error).splitlines()[0]
@@ -86,6 +87,18 @@ def cells_per_row(block: bytes, dialect: Dialect) -> NDArray[np.int64]:
         newline &= ~inside
     line = np.searchsorted(np.flatnonzero(newline), np.flatnonzero(separator))
     return np.bincount(line, minlength=int(newline.sum())) + 1
+
+
+def check_text(block: bytes, place: Place) -> None:
+    """Raise ValueError for the first row that is not UTF-8."""
+    try:
+        block.decode()
+    except UnicodeDecodeError as error:
+        row = block.count(b"\n", 0, error.start)
+        raise ValueError(
+            f"{place.row(row)} is not UTF-8 text: got byte {block[error.start]:#04x}; convert the "
+            "file to UTF-8"
+        ) from None
 
 
 def check_cells(block: bytes, cells: int, dialect: Dialect, place: Place) -> None:
@@ -161,6 +174,7 @@ def infer_types(
         if _in_doubt(block, rows_found, len(names), dialect):
             check_cells(block, len(names), dialect, place)
         return types
+    check_text(block, place)
     check_cells(block, len(names), dialect, place)
     return dict.fromkeys(names, pl.String())
 

@@ -30,6 +30,8 @@ class EntityTable:
     frame: pl.DataFrame
     """Raw columns."""
     spec: Entity
+    where: str
+    """Start of messages."""
 
 
 def open_entities(schema: TableSchema, root: Path) -> dict[str, EntityTable]:
@@ -100,16 +102,17 @@ def _open(name: str, spec: Entity, root: Path) -> EntityTable:
     kinds: dict[str, Kind] = {**feature_kinds(spec.features), spec.key: "category"}
     table = open_table(spec.input, root, kinds=kinds)
     frame = table.collect(list(dict.fromkeys(columns)))
+    where = f"{', '.join(path.name for path in table.files)}: entity {name}, "
     keys = frame[spec.key]
     if keys.null_count():
         row = int(keys.is_null().arg_true()[0]) + 1
-        raise ValueError(f"entity {name}, row {row}: the key {spec.key} is missing")
+        raise ValueError(f"{where}row {row:,}: the key {spec.key} is missing")
     if keys.n_unique() < len(keys):
         row = int((~keys.is_first_distinct()).arg_true()[0])
         raise ValueError(
-            f"entity {name}, row {row + 1}: the key {keys[row]!r} occurs twice; keys must be unique"
+            f"{where}row {row + 1:,}: the key {keys[row]!r} occurs twice; keys must be unique"
         )
-    return EntityTable(name, frame, spec)
+    return EntityTable(name, frame, spec, where)
 
 
 def _typed_keys(table: EntityTable, kind: str) -> pl.Series:
@@ -119,7 +122,7 @@ def _typed_keys(table: EntityTable, kind: str) -> pl.Series:
 
 def _cells(table: EntityTable, frame: pl.DataFrame, plan: Plan, fitter: Fitter) -> Cells:
     part: Part = plan.entities[table.name]
-    return read_cells(frame, part, plan.tables, fitter.kinds, where=f"entity {table.name}: ")
+    return read_cells(frame, part, plan.tables, fitter.kinds, where=table.where)
 
 
 def _align(frame: pl.DataFrame, ids: NDArray[np.int32], rows: int) -> pl.DataFrame:

@@ -106,18 +106,21 @@ def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
     sources = [item.source for item in derive]
     raw = [name for name in dict.fromkeys([*wanted, *sources]) if name not in derived]
     collectors: dict[str, KeyCollector] = {}
+    starts: list[tuple[str, int]] = []
+    rows = 0
     for index, file in enumerate(table.files):
-        row = 1
+        starts.append((file.name, rows))
         for chunk in table.file_chunks(index, raw):
-            frame = derive_columns(chunk, derive, Place(file.name, row))
+            place = Place(file.name, rows - starts[-1][1] + 1)
+            frame = derive_columns(chunk, derive, place)
             for name in wanted:
                 if name not in collectors:
                     collectors[name] = KeyCollector(frame.schema[name])
                 collectors[name].add(frame[name])
-            row += chunk.height
+            rows += chunk.height
     if not collectors:
         raise ValueError(f"{table.files[0].name} has no rows")
-    return {name: collector.finish() for name, collector in collectors.items()}
+    return {name: collector.finish(starts) for name, collector in collectors.items()}
 
 
 def _needed_derive(schema: TableSchema, wanted: list[str]) -> list[Derive]:

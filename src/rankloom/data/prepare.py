@@ -64,8 +64,9 @@ def prepare(
 
     A missing value of a categorical field gets id 0, whose embedding is zero; to make a category
     of missing values, give `null_values = ()` and they stay ordinary texts. A value that the
-    training split does not keep gets id 1. Missing numbers are filled as declared; a numeric
-    feature without any value in the training split is an error; missing vectors are zeros.
+    training split does not keep gets id 1. Missing numbers are filled as declared, missing
+    vectors are zeros. A numeric feature or a label without any value in the training split is an
+    error.
 
     Args:
         schema: the declaration, or the TOML file that holds it.
@@ -140,6 +141,8 @@ def _fill_folder(
                 done += columns.rows
                 progress("write", done)
             splits[split] = writer.close()
+            if split == "train":
+                _check_labels(schema, splits[split])
             files |= writer.files
             unseen[split] = shares.shares()
     shutil.rmtree(spills_folder)
@@ -166,6 +169,14 @@ def _fill_folder(
     write_manifest(folder, manifest)
 
 
+def _check_labels(schema: TableSchema, train: SplitInfo) -> None:
+    for name, known in zip(schema.labels, train.known_labels, strict=True):
+        if not known:
+            raise ValueError(
+                f"label {name} has no value in the training split; leave it out of the schema"
+            )
+
+
 class _Reading:
     """The first pass: from raw chunks to cells on disk and counts in memory."""
 
@@ -186,9 +197,16 @@ class _Reading:
         plan, fitter = self.plan, self.fitter
         assert plan is not None
         assert fitter is not None
-        cells = read_cells(frame, plan.main, plan.tables, fitter.kinds, self.rows, pool=self.pool)
+        where = f"{chunk.file}: "
+        cells = read_cells(
+            frame, plan.main, plan.tables, fitter.kinds, chunk.numbers, where, self.pool
+        )
         roles = read_roles(
-            frame, self.schema, group_is_text=self.group_is_text, first_row=self.rows
+            frame,
+            self.schema,
+            group_is_text=self.group_is_text,
+            numbers=chunk.numbers,
+            where=where,
         )
         cells = Cells(cells.height, cells.rows.hstack(roles), cells.lengths, cells.events)
         coded = fitter.code(cells, plan.main)
@@ -272,6 +290,7 @@ def _check_target(target: Path, overwrite: bool) -> None:
 @contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside `target` that takes its name at the end, or disappears."""
+    made = [path for path in target.parents if not path.exists()]
     target.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
     try:
@@ -283,11 +302,22 @@ def _new_folder(target: Path) -> Iterator[Path]:
             raise OSError(
                 error.errno,
                 f"the disk is full: data set {target.name} was not written; free space in "
-                f"{target.parent} and run prepare again",
+                f"{made[-1].parent if made else target.parent} and run prepare again",
             ) from None
         raise
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if not target.exists():
+            _remove_empty(made)
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    """Remove folders, innermost first, up to one that something else stands in."""
+    for folder in folders:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
 
 
 def _put_in_place(folder: Path, target: Path) -> None:

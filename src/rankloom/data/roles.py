@@ -1,6 +1,8 @@
 """Labels and roles (scenario, group, time, weight) of raw rows, checked and typed."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import polars as pl
@@ -17,7 +19,8 @@ def read_roles(
     schema: TableSchema,
     *,
     group_is_text: bool,
-    first_row: int = 0,
+    numbers: NDArray[np.int64] | None = None,
+    where: str = "",
     labels: bool = True,
 ) -> list[pl.Series]:
     """Typed columns `label/<task>` (float32, null where missing), weight, scenario, group, time.
@@ -26,7 +29,8 @@ def read_roles(
         frame: raw columns.
         schema: the declaration.
         group_is_text: whether group keys are hashed text; False: integers, kept as they are.
-        first_row: rows of the table before this frame, for messages.
+        numbers: number of each row in its file, for messages; None: counted from 1.
+        where: start of messages (`log.csv: `).
         labels: False leaves out all but the scenario, as requests have no labels.
 
     Raises:
@@ -35,24 +39,25 @@ def read_roles(
             row.
     """
     roles = schema.roles
+    rows = _Rows(numbers, where)
     columns = []
     if labels:
         for name, spec in schema.labels.items():
             values = _present(frame, spec.column or name, f"label {name}")
-            columns.append(_label(values, name, spec, first_row).alias(f"label/{name}"))
+            columns.append(_label(values, name, spec, rows).alias(f"label/{name}"))
         if roles.weight is not None:
             weight = _present(frame, roles.weight, "weight")
-            columns.append(_weight(weight, first_row).alias("weight"))
+            columns.append(_weight(weight, rows).alias("weight"))
     if roles.scenario is not None:
         scenario = to_text(_present(frame, roles.scenario, "scenario"))
         columns.append(scenario.alias("scenario"))
     if labels and roles.group is not None:
         group = _present(frame, roles.group, "group")
         keys = group_keys(group, group_is_text)
-        columns.append(_whole(keys, group, "group", first_row).alias("group"))
+        columns.append(_whole(keys, group, "group", rows).alias("group"))
     if labels and roles.time is not None:
         time = _present(frame, roles.time, "time")
-        columns.append(_whole(to_integer(time), time, "time", first_row).alias("time"))
+        columns.append(_whole(to_integer(time), time, "time", rows).alias("time"))
     return columns
 
 
@@ -85,48 +90,54 @@ def _present(frame: pl.DataFrame, column: str, role: str) -> pl.Series:
     return frame[column]
 
 
-def _label(values: pl.Series, name: str, spec: LabelSpec, first_row: int) -> pl.Series:
+@dataclass(frozen=True)
+class _Rows:
+    """Where the rows come from."""
+
+    numbers: NDArray[np.int64] | None
+    where: str
+
+    def fail(self, values: pl.Series, bad: pl.Series, role: str, wanted: str) -> NoReturn:
+        place = int(bad.arg_true()[0])
+        number = place + 1 if self.numbers is None else self.numbers[place]
+        raise ValueError(
+            f"{self.where}{role}, column {values.name}, row {number:,}: {wanted}; got "
+            f"{values[place]!r}"
+        )
+
+
+def _label(values: pl.Series, name: str, spec: LabelSpec, rows: _Rows) -> pl.Series:
     numbers = to_float(values)
     unread = numbers.is_null() & values.is_not_null()
     if unread.any():
-        _fail(values, unread, f"label {name}", "must be a number", first_row)
+        rows.fail(values, unread, f"label {name}", "must be a number")
     numbers = numbers.fill_nan(None)
     if not spec.allow_missing and numbers.null_count():
         wanted = "is missing; set allow_missing = true to mask it, expected 0 or 1"
-        _fail(values, numbers.is_null(), f"label {name}", wanted, first_row)
+        rows.fail(values, numbers.is_null(), f"label {name}", wanted)
     if spec.threshold is not None:
         return (numbers >= spec.threshold).cast(pl.Float32)
     outside = ((numbers != 0) & (numbers != 1)).fill_null(False)
     if outside.any():
         wanted = "must be 0 or 1 (or give a threshold)"
-        _fail(values, outside, f"label {name}", wanted, first_row)
+        rows.fail(values, outside, f"label {name}", wanted)
     return numbers.cast(pl.Float32)
 
 
-def _weight(values: pl.Series, first_row: int) -> pl.Series:
+def _weight(values: pl.Series, rows: _Rows) -> pl.Series:
     numbers = to_float(values)
     bad = (numbers.is_null() | numbers.is_nan() | numbers.is_infinite() | (numbers < 0)).fill_null(
         True
     )
     if bad.any():
-        _fail(values, bad, "weight", "must be a finite number, not negative", first_row)
+        rows.fail(values, bad, "weight", "must be a finite number, not negative")
     return numbers.cast(pl.Float32)
 
 
-def _whole(integers: pl.Series, values: pl.Series, role: str, first_row: int) -> pl.Series:
+def _whole(integers: pl.Series, values: pl.Series, role: str, rows: _Rows) -> pl.Series:
     bad = integers.is_null()
     if role == "time" or values.dtype.is_numeric():
         bad |= (integers == NOT_A_NUMBER).fill_null(False)
     if bad.any():
-        _fail(
-            values, bad, role, "must be an integer" if role == "time" else "is missing", first_row
-        )
+        rows.fail(values, bad, role, "must be an integer" if role == "time" else "is missing")
     return integers
-
-
-def _fail(values: pl.Series, bad: pl.Series, role: str, wanted: str, first_row: int) -> None:
-    place = int(bad.arg_true()[0])
-    raise ValueError(
-        f"{role}, column {values.name}, row {first_row + place + 1}: {wanted}; got "
-        f"{values[place]!r}"
-    )

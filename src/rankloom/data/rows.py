@@ -52,6 +52,10 @@ class Chunk:
     """Raw, derived and created columns."""
     split: NDArray[np.int8]
     """[rows]; 0 train, 1 valid, 2 test."""
+    file: str
+    """Name of the file that all of them come from."""
+    numbers: NDArray[np.int64]
+    """[rows]; number of each in its file, from 1, that of the logged row for a drawn one."""
 
 
 class RowStream:
@@ -96,7 +100,7 @@ class RowStream:
             for raw in self._table.file_chunks(index, self._raw, read):
                 frame = derive_columns(raw, self.schema.derive, Place(file.name, row))
                 split = self._split(frame, first, index, Place(file.name, row))
-                chunk = self._build(frame, split, first)
+                chunk = self._build(frame, split, first, Place(file.name, row))
                 counts += np.bincount(chunk.split, minlength=3)
                 first += raw.height
                 row += raw.height
@@ -123,13 +127,15 @@ class RowStream:
             return random_split(split, first, frame.height)
         raise AssertionError(f"a split of kind {split.kind} has a plan")
 
-    def _build(self, frame: pl.DataFrame, split: SplitCodes, first: int) -> Chunk:
+    def _build(self, frame: pl.DataFrame, split: SplitCodes, first: int, place: Place) -> Chunk:
         """Filter, add histories, add negatives. `first` is the frame's first row in the table."""
         plan = self._plan
         rows = np.arange(first, first + frame.height)
+        numbers = rows + (place.first_row - first)
         if plan.keep is not None:
             keep = plan.keep[rows]
-            frame, split, rows = frame.filter(pl.Series(keep)), split[keep], rows[keep]
+            frame, split = frame.filter(pl.Series(keep)), split[keep]
+            rows, numbers = rows[keep], numbers[keep]
         added: list[pl.Series] = []
         for history, index in plan.histories:
             offsets, events = index.lists(rows)
@@ -142,13 +148,18 @@ class RowStream:
         frame = frame.with_columns(added)
         if self.schema.negatives is not None and plan.negatives is not None:
             drawn = plan.negatives[rows]
-            frame, split = self._with_negatives(frame, split, drawn)
-        return Chunk(frame.select(self.columns), split)
+            frame, source = self._with_negatives(frame, drawn)
+            split, numbers = split[source], numbers[source]
+        return Chunk(frame.select(self.columns), split, place.file, numbers)
 
     def _with_negatives(
-        self, frame: pl.DataFrame, split: SplitCodes, drawn: Codes
-    ) -> tuple[pl.DataFrame, SplitCodes]:
-        """Put each row's drawn items behind it; all other columns are the row's own."""
+        self, frame: pl.DataFrame, drawn: Codes
+    ) -> tuple[pl.DataFrame, NDArray[np.int64]]:
+        """Put each row's drawn items behind it; all other columns are the row's own.
+
+        Returns:
+            The frame, and the row of `frame` that each of its rows stems from.
+        """
         spec = self.schema.negatives
         assert spec is not None
         logged = np.full((len(drawn), 1), -2, dtype=np.int32)
@@ -163,7 +174,7 @@ class RowStream:
             item.fill_null(frame[spec.item]).alias(spec.item),
             pl.Series(spec.label, positive.astype(np.int64)),
         )
-        return frame, split[source]
+        return frame, source
 
 
 def open_rows(schema: TableSchema, root: Path) -> RowStream:

@@ -125,7 +125,12 @@ def asked_for(split: Split) -> tuple[bool, bool, bool]:
         return True, split.valid is not None, split.test is not None
     if isinstance(split, ColumnSplit):
         # The names have defaults, so that a column without validation rows is nothing wrong.
-        return True, False, False
+        usual = ColumnSplit(column=split.column)
+        return (
+            True,
+            split.valid not in (usual.valid, ()),
+            split.test not in (usual.test, ()),
+        )
     if isinstance(split, LeaveOneOutSplit):
         return True, True, True
     return True, split.valid > 0, split.test > 0
@@ -140,10 +145,13 @@ def check_not_empty(split: Split, rows: NDArray[np.int64]) -> None:
     """
     for name, wanted, count in zip(NAMES, asked_for(split), rows, strict=True):
         if wanted and not count:
+            advice = "change its share (0 for none) or its files"
+            if isinstance(split, ColumnSplit):
+                values = ", ".join(map(str, getattr(split, name)))
+                advice = f"column {split.column} never holds {values}"
             raise ValueError(
                 f"the {name} split (kind {split.kind}) is empty: {rows.sum():,} rows gave "
-                f"{rows[0]:,} train, {rows[1]:,} valid and {rows[2]:,} test rows; change its share"
-                " (0 for none) or its files"
+                f"{rows[0]:,} train, {rows[1]:,} valid and {rows[2]:,} test rows; {advice}"
             )
 
 

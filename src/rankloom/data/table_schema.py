@@ -173,7 +173,7 @@ class GroupMember(Config):
     column: str
     """Raw column."""
     kind: Literal["id", "numeric", "time"] = "id"
-    """What its values are."""
+    """What its values are. The times of a cell must not decrease: the oldest event comes first."""
     vocabulary: str | None = None
     """id: vocabulary and table to use, a feature's for shared ones; None: its own."""
 

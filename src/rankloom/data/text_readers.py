@@ -205,9 +205,10 @@ class JsonLinesReader:
                 break
             except pl.exceptions.PolarsError as error:
                 if rows is None:
+                    found = _first_bad_line(block, None, Place(path.name, 1))
+                    reason = str(error).splitlines()[0]
                     raise ValueError(
-                        f"{path.name}: {_first_bad_line(block, None, Place(path.name, 1))}"
-                        f"not lines of JSON objects: {str(error).splitlines()[0]}"
+                        found or f"{path.name}: not lines of JSON objects: {reason}"
                     ) from None
         final: Types = {}
         for name, dtype in inferred.items():

@@ -1,5 +1,6 @@
 """Files that are either the old one or the complete new one, never half of it."""
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -31,8 +32,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
             os.fsync(written.fileno())
         part.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner reads
         part.replace(target)
-    except BaseException:
+    except BaseException as error:
         part.unlink(missing_ok=True)
+        if _is_full(error):
+            raise OSError(
+                errno.ENOSPC,
+                f"the disk is full: {target} was not written; free space there and run again",
+            ) from None
         raise
 
 
@@ -40,6 +46,13 @@ def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, replacing the file in one step; errors as in `replacing`."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8", newline="\n")
+
+
+def _is_full(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    # Writers made with Rust (polars, safetensors) raise errors of their own.
+    return f"(os error {errno.ENOSPC})" in str(error)
 
 
 def _umask() -> int:

@@ -20,6 +20,7 @@ from rankloom.data.loader import Loader
 from rankloom.data.store import Dataset, StoredSplit
 from rankloom.evaluation.cost import measure_cost
 from rankloom.evaluation.protocol import EvaluationConfig, Predictions, evaluate, predict
+from rankloom.runs.atomic import replacing
 from rankloom.runs.environment import current_commit, current_machine, current_versions
 from rankloom.runs.history import write_history
 from rankloom.runs.record import (
@@ -89,7 +90,8 @@ def train(
     entry = chosen.entry()
     model = entry.build(chosen.settings(), dataset.schema).to(device)
     result = _fit(model, chosen, dataset, device, folder / CHECKPOINT_FOLDER, resume, progress)
-    save_file(model.state_dict(), folder / MODEL_FILE)
+    with replacing(folder / MODEL_FILE) as part:
+        save_file(model.state_dict(), part)
 
     metrics: dict[str, dict[str, float]] = {}
     scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
@@ -165,7 +167,10 @@ def score(
 ) -> Predictions:
     """Predictions of all rows of a split, in file order."""
     loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
-    return predict(model, loader, precision=recipe.training.precision, device=device)
+    settings = recipe.training
+    return predict(
+        model, loader, precision=settings.precision, device=device, compile=settings.compile
+    )
 
 
 def _fit(

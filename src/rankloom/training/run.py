@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -18,6 +19,7 @@ from rankloom.data.read import open_table
 from rankloom.data.store import Dataset
 from rankloom.data.table_schema import TableInput
 from rankloom.evaluation.protocol import Evaluation, Predictions, evaluate, predict
+from rankloom.runs.atomic import replacing
 from rankloom.runs.record import Record, read_record
 from rankloom.training.loop import select_device
 from rankloom.training.recipe import Recipe, load_recipe
@@ -93,9 +95,19 @@ class Run:
 
     @cached_property
     def model(self) -> nn.Module:
-        """The model with its best weights, in evaluation mode."""
+        """The model with its best weights, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: the weights are not there.
+            ValueError: the weights are damaged.
+        """
         model = self.recipe.entry().build(self.recipe.settings(), self.dataset.schema)
-        model.load_state_dict(load_file(self.folder / MODEL_FILE))
+        path = self.folder / MODEL_FILE
+        try:
+            weights = load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is damaged: {error}; train the recipe anew") from None
+        model.load_state_dict(weights)
         return model.to(self.device).eval()
 
     def evaluate(self, split: str = "test", *, metrics: Sequence[str] | None = None) -> Evaluation:
@@ -156,9 +168,8 @@ class Run:
             self._score(chunk) for chunk in open_table(spec, Path()).chunks(rows=PREDICTION_ROWS)
         ]
         result = pl.concat(scores) if scores else self._score(pl.DataFrame())
-        partial = Path(f"{out}.partial")
-        result.write_parquet(partial)
-        partial.replace(out)
+        with replacing(out) as partial:
+            result.write_parquet(partial)
         return result.height
 
     @cached_property
