@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 import tomllib
 import zipfile
 from collections.abc import Callable
@@ -253,16 +252,28 @@ def test_06_gauc_leaves_out_groups_of_one_class() -> None:
     assert np.isnan(gauc(labels[4:], scores[4:], groups[4:]))
 
 
-def test_06_gauc_of_a_million_rows_in_a_hundred_thousand_groups_is_below_a_second() -> None:
+def test_06_gauc_of_a_million_rows_in_a_hundred_thousand_groups() -> None:
+    """Against ranks within groups; how long it takes is in `benchmarks/results/parts.json`."""
     rng = np.random.default_rng(7)
     labels = rng.integers(0, 2, 10**6)
-    scores, groups = rng.random(10**6), rng.integers(0, 10**5, 10**6)
-    seconds = []
-    for _ in range(2):
-        start = time.process_time()
-        assert 0.49 < gauc(labels, scores, groups) < 0.51
-        seconds.append(time.process_time() - start)
-    assert min(seconds) < 1
+    scores, groups = rng.integers(0, 1000, 10**6), rng.integers(0, 10**5, 10**6)
+    within = (
+        pl.DataFrame({"label": labels, "score": scores, "group": groups})
+        .with_columns(rank=pl.col("score").rank("average").over("group"))
+        .group_by("group")
+        .agg(
+            rows=pl.len(),
+            positives=pl.col("label").sum(),
+            ranks=pl.col("rank").filter(pl.col("label") == 1).sum(),
+        )
+        .filter((pl.col("positives") > 0) & (pl.col("positives") < pl.col("rows")))
+        .with_columns(
+            auc=(pl.col("ranks") - pl.col("positives") * (pl.col("positives") + 1) / 2)
+            / (pl.col("positives") * (pl.col("rows") - pl.col("positives")))
+        )
+    )
+    expected = within.select((pl.col("auc") * pl.col("rows")).sum() / pl.col("rows").sum()).item()
+    assert gauc(labels, scores, groups) == pytest.approx(expected, abs=1e-12)
 
 
 def test_07_every_odd_column_is_fitted_transformed_reloaded_and_served(tmp_path: Path) -> None:

@@ -114,9 +114,7 @@ def main(arguments: SimpleNamespace) -> None:
     def infer(current: nn.Module) -> dict[str, float]:
         begin = time.perf_counter()
         loader = Loader(dataset.split("valid"), shapes.BATCH_SIZE)
-        predictions = predict(
-            current, loader, precision=arguments.precision, compile=arguments.compile
-        )
+        predictions = predict(current, loader, precision=arguments.precision)
         seconds = time.perf_counter() - begin
         auc = roc_auc_score(predictions.labels[:, 0], predictions.logits[:, 0])
         return {"rows": len(predictions.logits), "seconds": seconds, "auc": float(auc)}

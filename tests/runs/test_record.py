@@ -186,7 +186,6 @@ def test_find_completed_asks_for_the_source_not_for_the_commit(tmp_path: Path) -
         assert found.folder == tmp_path / "run"
 
 
-
 def test_find_completed_wants_the_recipe_and_a_completed_run(tmp_path: Path) -> None:
     failed = build_record(status="failed", error="stopped")
     write_record(tmp_path / "failed", failed)

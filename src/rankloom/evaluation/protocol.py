@@ -156,7 +156,6 @@ def predict(
     *,
     precision: Precision = "float32",
     device: str | torch.device = "cpu",
-    compile: bool = False,
 ) -> Predictions:
     """Score every row of a loader, in its order.
 
@@ -168,17 +167,15 @@ def predict(
         loader: batches; rows are kept in the order in which they come.
         precision: "bf16" runs the model under autocast; logits are float32 either way.
         device: where the batches are moved to.
-        compile: compile the model, for any number of rows; pays off over many batches.
 
     Raises:
         ValueError: the loader gives no batch, or the logits are not [batch, tasks].
     """
     place = torch.device(device)
     parts: dict[str, list[Tensor]] = {part.name: [] for part in fields(Predictions)}
-    score = torch.compile(model, dynamic=True) if compile else model
     with evaluation_mode(model), torch.inference_mode(), autocast(place, precision):
         for batch in loader:
-            logits = score(batch.without_labels().to(place, non_blocking=True))
+            logits = model(batch.without_labels().to(place, non_blocking=True))
             if logits.ndim != 2 or logits.shape[0] != batch.size:
                 raise ValueError(
                     f"a model must return logits [batch, tasks]; got {tuple(logits.shape)} "

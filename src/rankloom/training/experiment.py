@@ -167,10 +167,7 @@ def score(
 ) -> Predictions:
     """Predictions of all rows of a split, in file order."""
     loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
-    settings = recipe.training
-    return predict(
-        model, loader, precision=settings.precision, device=device, compile=settings.compile
-    )
+    return predict(model, loader, precision=recipe.training.precision, device=device)
 
 
 def _fit(
