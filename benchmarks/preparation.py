@@ -1,8 +1,8 @@
 """Rows per second and peak memory of preparing raw Criteo text, ours and FuxiCTR's, alternating.
 
 Each run is a process of its own. FuxiCTR gets the same rows as a CSV with a header, because it
-reads no headerless file, and is spared the numeric transform. Its memory is that of its main
-process alone; its Ray workers come on top and are not counted.
+reads no headerless file, and is spared the numeric transform. Memory is anonymous memory (mapped
+files not counted) of the process and all its descendants together, sampled.
 """
 
 import json
@@ -21,18 +21,38 @@ from benchmarks.peers import PEER_ENVIRONMENT, peer_python
 HEADER = "label," + ",".join([*(f"I{i}" for i in range(1, 14)), *(f"C{i}" for i in range(1, 27))])
 
 
-def make_tables(folder: Path, rows: int) -> tuple[Path, Path]:
-    """The raw TSV, and the same rows as CSV."""
+def make_tables(folder: Path, rows: int, *, csv: bool) -> tuple[Path, Path]:
+    """The raw TSV, and for the peer the same rows as CSV."""
     from rankloom.data.synthetic import write_criteo
 
     folder.mkdir(parents=True, exist_ok=True)
-    tsv, csv = folder / f"criteo-{rows}.tsv", folder / f"criteo-{rows}.csv"
-    if not csv.exists():
-        write_criteo(tsv, rows, seed=1)
-        with tsv.open() as source, csv.open("w") as target:
+    raw, with_header = folder / f"criteo-{rows}.tsv", folder / f"criteo-{rows}.csv"
+    write_criteo(raw, rows, seed=1)
+    if csv:
+        with raw.open() as source, with_header.open("w") as target:
             target.write(HEADER + "\n")
             target.writelines(line.replace("\t", ",") for line in source)
-    return tsv, csv
+    return raw, with_header
+
+
+def anonymous_bytes(root: int) -> int:
+    """Anonymous memory of a process and its descendants."""
+    parents: dict[int, int] = {}
+    memory: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            text = (entry / "status").read_text()
+        except OSError:  # it ended meanwhile
+            continue
+        values = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+        parents[int(entry.name)] = int(values["PPid"])
+        memory[int(entry.name)] = int(values.get("RssAnon", "0 kB").split()[0]) * 1024
+    family = {root}
+    while grown := {pid for pid, parent in parents.items() if parent in family} - family:
+        family |= grown
+    return sum(memory.get(pid, 0) for pid in family)
 
 
 def run_once(python: Path, module: str, arguments: dict[str, Any], log: Path) -> dict[str, float]:
@@ -40,15 +60,18 @@ def run_once(python: Path, module: str, arguments: dict[str, Any], log: Path) ->
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     command = [str(python), "-P", "-m", module, json.dumps(arguments)]
     start = time.perf_counter()
+    peak = 0
     with log.open("w") as stream:
         process = subprocess.Popen(
             command, stdout=stream, stderr=subprocess.STDOUT, env=environment
         )
-        _, status, usage = os.wait4(process.pid, 0)
+        while process.poll() is None:
+            peak = max(peak, anonymous_bytes(process.pid))
+            time.sleep(0.05)
     seconds = time.perf_counter() - start
-    if status:
+    if process.returncode:
         raise RuntimeError(f"{module} failed; its log: {log}")
-    return {"seconds": seconds, "peak_memory_bytes": usage.ru_maxrss * 1024}
+    return {"seconds": seconds, "peak_memory_bytes": peak}
 
 
 def run(work: Path, out: Path, sizes: tuple[int, ...], rounds: int, peer_limit: int) -> None:
@@ -56,7 +79,7 @@ def run(work: Path, out: Path, sizes: tuple[int, ...], rounds: int, peer_limit: 
     peer = peer_python(PEER_ENVIRONMENT)
     results = []
     for rows in sizes:
-        tsv, csv = make_tables(work, rows)
+        tsv, csv = make_tables(work, rows, csv=rows <= peer_limit)
         plan: list[tuple[str, Path, str, dict[str, Any]]] = [
             (
                 "rankloom",
@@ -85,7 +108,7 @@ def run(work: Path, out: Path, sizes: tuple[int, ...], rounds: int, peer_limit: 
                 }
             )
         tsv.unlink()
-        csv.unlink()
+        csv.unlink(missing_ok=True)
     document = {
         "kind": "preparation",
         "what": "raw Criteo text to a prepared data set, whole process",
