@@ -7,7 +7,7 @@ error never turns into a silently ignored setting.
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar, get_args, get_origin
 
 import tomli_w
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
@@ -109,21 +109,30 @@ def describe_errors(config_type: type[BaseModel], error: ValidationError, source
     """One line per validation error, with the known keys where a key is unknown."""
     lines = []
     for detail in error.errors():
-        location = ".".join(str(part) for part in detail["loc"])
-        if detail["type"] == "extra_forbidden":
-            key = str(detail["loc"][-1])
-            known = _known_keys(config_type, detail["loc"][:-1])
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean {close[0]}?" if close else ""
+        location, candidates = _walk(config_type, detail["loc"])
+        where = ".".join(location)
+        kind = detail["type"]
+        if kind == "extra_forbidden":
+            known = sorted({name for candidate in candidates for name in candidate.model_fields})
             listing = f"; known keys: {', '.join(known)}" if known else ""
-            lines.append(f"{source}: unknown key {location}{hint}{listing}")
-        elif detail["type"] == "missing":
-            lines.append(f"{source}: {location} is missing")
-        elif detail["type"] == "value_error":
-            where = f" {location}:" if location else ""
-            lines.append(f"{source}:{where} {detail['ctx']['error']}")
+            hint = _closest(location[-1], known)
+            lines.append(f"{source}: unknown key {where}{hint}{listing}")
+        elif kind == "missing":
+            lines.append(f"{source}: {where} is missing")
+        elif kind == "union_tag_not_found":
+            lines.append(f"{source}: {where}.kind is missing")
+        elif kind == "union_tag_invalid":
+            tags = detail["ctx"]["expected_tags"].replace("'", "")
+            hint = _closest(detail["ctx"]["tag"], tags.split(", "))
+            lines.append(
+                f"{source}: unknown kind {detail['ctx']['tag']!r} of {where}{hint}; "
+                f"known kinds: {tags}"
+            )
+        elif kind == "value_error":
+            prefix = f" {where}:" if where else ""
+            lines.append(f"{source}:{prefix} {detail['ctx']['error']}")
         else:
-            lines.append(f"{source}: {location}: {detail['msg']}; got {detail['input']!r}")
+            lines.append(f"{source}: {where}: {detail['msg']}; got {detail['input']!r}")
     return "\n".join(lines)
 
 
@@ -172,19 +181,34 @@ def _parse_value(text: str) -> Any:
     return values["value"] if len(values) == 1 else text
 
 
-def _known_keys(config_type: type[BaseModel], location: tuple[int | str, ...]) -> list[str]:
-    """Keys of the config that stands at `location`, following nested configs and union tags."""
+def _closest(word: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _walk(
+    config_type: type[BaseModel], location: tuple[int | str, ...]
+) -> tuple[list[str], list[type[BaseModel]]]:
+    """The path as a person writes it, and the configs that hold its last part.
+
+    pydantic puts the kind of a nested config into the path; nobody typed it there.
+    """
+    shown: list[str] = []
     candidates: list[type[BaseModel]] = [config_type]
+    inside_container = False  # the next part is a dictionary key or a list index
     for part in location:
-        nested: list[type[BaseModel]] = []
-        for candidate in candidates:
-            field = candidate.model_fields.get(str(part))
-            if field is not None:
-                nested.extend(_config_types(field.annotation))
-        tagged = [c for c in candidates if _kind_of(c) == part]
-        # A dictionary key or a list index stays at the same candidates.
-        candidates = nested or tagged or candidates
-    return sorted({name for candidate in candidates for name in candidate.model_fields})
+        tagged = [candidate for candidate in candidates if _kind_of(candidate) == part]
+        if tagged and shown and not inside_container:
+            candidates = tagged
+            continue
+        shown.append(str(part))
+        fields = [c.model_fields[str(part)] for c in candidates if str(part) in c.model_fields]
+        if inside_container or not fields:
+            inside_container = False
+            continue
+        inside_container = any(get_origin(f.annotation) in (dict, tuple, list) for f in fields)
+        candidates = [found for f in fields for found in _config_types(f.annotation)] or candidates
+    return shown, candidates
 
 
 def _kind_of(config_type: type[BaseModel]) -> object:

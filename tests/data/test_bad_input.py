@@ -215,7 +215,7 @@ CASES = {
         SCHEMA + '[split]\nkind = "random"\nvalid = 0.6\ntest = 0.6\n',
     ),
     "an unknown key": Case(
-        r"schema\.toml: unknown key features\.price.*\.fil; did you mean fill\?; known keys: col",
+        r"schema\.toml: unknown key features\.price\.fil; did you mean fill\?; known keys: col",
         SCHEMA.replace('"numeric"', '"numeric", fil = 0.0'),
     ),
     "an unknown table": Case(
@@ -223,8 +223,12 @@ CASES = {
         SCHEMA + "[lables.buy]\n",
     ),
     "an unknown kind": Case(
-        r"schema\.toml: features\.price: .*'number'.*'numeric'",
+        r"schema\.toml: unknown kind 'number' of features\.price; did you mean numeric\?; known kinds",
         SCHEMA.replace('"numeric"', '"number"'),
+    ),
+    "a vocabulary that nothing else has": Case(
+        r"schema\.toml: past shares vocabulary 'itme', which nothing else has; did you mean item\?",
+        SCHEMA + '[features.past]\nkind = "sequence"\nvocabulary = "itme"\n',
     ),
     "a schema that is no TOML": Case(r"schema\.toml: not valid TOML: ", "name ="),
     "a column that is there twice": Case(

@@ -4,6 +4,7 @@
 a data set folder whose `dataset.json` holds the fitted `rankloom.schema.Schema`.
 """
 
+import difflib
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -342,7 +343,35 @@ class TableSchema(Config):
             raise ValueError("a schema needs at least one feature")
         if not self.labels:
             raise ValueError("a schema needs at least one label")
+        self._check_vocabularies()
         return self
+
+    def _check_vocabularies(self) -> None:
+        """A sequence that names a vocabulary nobody else has means another one: a typing error.
+
+        A categorical feature may call its own vocabulary what it likes.
+        """
+        own: list[str] = []
+        shared: list[tuple[str, str, bool]] = []
+        declared: dict[str, Config] = dict(self.features)
+        for entity, spec in self.entities.items():
+            declared |= {f"{entity}.{name}": item for name, item in spec.features.items()}
+        for group, columns in self.sequence_groups.items():
+            declared |= {f"{group}.{name}": item for name, item in columns.members.items()}
+        for name, item in declared.items():
+            vocabulary = getattr(item, "vocabulary", None)
+            if vocabulary is None:
+                own.append(name)
+            else:
+                shared.append((name, vocabulary, isinstance(item, Categorical)))
+        for name, vocabulary, may_name_it in shared:
+            others = [*own, *(other for who, other, _ in shared if who != name)]
+            if not may_name_it and vocabulary not in others and vocabulary != name:
+                close = difflib.get_close_matches(vocabulary, own, n=1)
+                hint = f"; did you mean {close[0]}?" if close else ""
+                raise ValueError(
+                    f"{name} shares vocabulary {vocabulary!r}, which nothing else has{hint}"
+                )
 
 
 def load_table_schema(path: str | Path) -> TableSchema:
