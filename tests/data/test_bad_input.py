@@ -223,7 +223,7 @@ CASES = {
         SCHEMA + "[lables.buy]\n",
     ),
     "an unknown kind": Case(
-        r"schema\.toml: unknown kind 'number' of features\.price; did you mean numeric\?; known kinds",
+        r"schema\.toml: unknown kind 'number' of features\.price; did you mean numeric\?",
         SCHEMA.replace('"numeric"', '"number"'),
     ),
     "a vocabulary that nothing else has": Case(

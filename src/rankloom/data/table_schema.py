@@ -351,23 +351,18 @@ class TableSchema(Config):
 
         A categorical feature may call its own vocabulary what it likes.
         """
-        own: list[str] = []
-        shared: list[tuple[str, str, bool]] = []
         declared: dict[str, Config] = dict(self.features)
         for entity, spec in self.entities.items():
             declared |= {f"{entity}.{name}": item for name, item in spec.features.items()}
         for group, columns in self.sequence_groups.items():
             declared |= {f"{group}.{name}": item for name, item in columns.members.items()}
-        for name, item in declared.items():
-            vocabulary = getattr(item, "vocabulary", None)
-            if vocabulary is None:
-                own.append(name)
-            else:
-                shared.append((name, vocabulary, isinstance(item, Categorical)))
-        for name, vocabulary, may_name_it in shared:
-            others = [*own, *(other for who, other, _ in shared if who != name)]
-            if not may_name_it and vocabulary not in others and vocabulary != name:
-                close = difflib.get_close_matches(vocabulary, own, n=1)
+        named = {name: getattr(item, "vocabulary", None) for name, item in declared.items()}
+        for name, vocabulary in named.items():
+            if vocabulary is None or isinstance(declared[name], Categorical):
+                continue
+            elsewhere = {other for who, other in named.items() if who != name}
+            if vocabulary not in elsewhere | declared.keys():
+                close = difflib.get_close_matches(vocabulary, declared, n=1)
                 hint = f"; did you mean {close[0]}?" if close else ""
                 raise ValueError(
                     f"{name} shares vocabulary {vocabulary!r}, which nothing else has{hint}"
