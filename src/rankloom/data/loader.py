@@ -1,6 +1,7 @@
 """Batches of a stored split, in order or shuffled, for one rank of several.
 
-Training (`shuffle=True`): every row once per epoch, in an order that depends on (seed, epoch) only.
+Training (`shuffle=True`): every row once per epoch; which rows make a batch depends on (seed, epoch)
+only, and inside a batch they stand as stored.
 With several ranks, step k of all ranks together visits the rows that step k of a single process
 with `world_size` times the batch would. Evaluation (`shuffle=False`): rows as stored; each rank has
 a range of its own.
@@ -171,8 +172,10 @@ class Loader:
             if isinstance(order, StoredOrder):
                 batch = self.split.slice(order.start + start, order.start + stop)
             else:
-                rows = order.select(start, stop)
-                batch = self.split.gather(rows.to(self.split.device))
+                # Which rows make a batch is drawn; inside it they stand as stored, so that every
+                # shard is read once and forwards.
+                rows = order.select(start, stop).sort().values
+                batch = self.split.gather_ascending(rows.to(self.split.device))
             yield batch if self.resident else self._deliver(batch)
 
     def _deliver(self, batch: Batch) -> Batch:

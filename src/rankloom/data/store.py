@@ -122,6 +122,30 @@ class StoredSplit:
         """
         return self._assemble(self._stored_rows(rows))
 
+    def gather_ascending(self, rows: Int[Tensor, " rows"]) -> Batch:
+        """The given rows, which ascend: each shard is read once, in its own order.
+
+        Args:
+            rows: int64 row numbers in [0, rows), ascending, repeats allowed, on the split's device.
+
+        Raises:
+            IndexError: a row number is outside the split.
+        """
+        if len(self._shards) == 1 or not len(rows):
+            return self.gather(rows)
+        if rows[0] < 0 or rows[-1] >= self.rows:
+            raise IndexError(f"rows {rows[0]} to {rows[-1]} of a split of {self.rows} rows")
+        starts = torch.arange(0, self.rows, self._rows_per_shard)
+        bounds = [*torch.searchsorted(rows, starts).tolist(), len(rows)]
+        parts = [
+            shard.select(rows[first:last] - number * self._rows_per_shard)
+            for number, (shard, first, last) in enumerate(
+                zip(self._shards, bounds[:-1], bounds[1:], strict=True)
+            )
+            if first < last
+        ]
+        return self._assemble(parts[0] if len(parts) == 1 else concat_batches(parts))
+
     def slice(self, start: int, stop: int) -> Batch:
         """Rows start <= row < stop, in order.
 
