@@ -97,10 +97,14 @@ def test_every_row_once_in_random_order(order: str) -> None:
 def test_seed_and_epoch_decide_the_order_alone() -> None:
     for order in ("full", "block"):
         first = Loader(numbered_split(103), 10, shuffle=True, seed=3, order=order)  # type: ignore[arg-type]
-        again = Loader(numbered_split(103, 50), 7, shuffle=True, seed=3, order=order)  # type: ignore[arg-type]
+        again = Loader(numbered_split(103, 50), 10, shuffle=True, seed=3, order=order)  # type: ignore[arg-type]
+        sevens = Loader(numbered_split(103), 7, shuffle=True, seed=3, order=order)  # type: ignore[arg-type]
         other = Loader(numbered_split(103), 10, shuffle=True, seed=4, order=order)  # type: ignore[arg-type]
         rows = joined(numbers(first))
-        assert joined(numbers(again)) == rows  # neither shards nor batch size
+        assert joined(numbers(again)) == rows  # whatever the shards
+        # Other batch sizes cut the same sequence of rows, and sort what they cut.
+        assert set(joined(numbers(sevens))[:70]) == set(rows[:70])
+        assert all(batch == sorted(batch) for batch in numbers(first))
         assert joined(numbers(first)) == rows  # the same epoch once more
         assert joined(numbers(other)) != rows
         first.set_epoch(1)
