@@ -1,8 +1,7 @@
 """Batches of a stored split, in order or shuffled, for one rank of several.
 
-Training (`shuffle=True`): every row once per epoch; which rows make a batch depends on (seed, epoch)
-only, and inside a batch they stand as stored.
-With several ranks, step k of all ranks together visits the rows that step k of a single process
+Training (`shuffle=True`): every row once per epoch. The sequence of rows that batches are cut from
+depends on (seed, epoch) only; inside a batch rows stand as stored. With several ranks, step k of all ranks together visits the rows that step k of a single process
 with `world_size` times the batch would. Evaluation (`shuffle=False`): rows as stored; each rank has
 a range of its own.
 
