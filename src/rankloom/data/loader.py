@@ -1,9 +1,9 @@
 """Batches of a stored split, in order or shuffled, for one rank of several.
 
 Training (`shuffle=True`): every row once per epoch. The sequence of rows that batches are cut from
-depends on (seed, epoch) only; inside a batch rows stand as stored. With several ranks, step k of all ranks together visits the rows that step k of a single process
-with `world_size` times the batch would. Evaluation (`shuffle=False`): rows as stored; each rank has
-a range of its own.
+depends on (seed, epoch) only; inside a batch rows stand as stored. With several ranks, step k of
+all ranks together visits the rows that step k of a single process with `world_size` times the batch
+would. Evaluation (`shuffle=False`): rows as stored; each rank has a range of its own.
 
 The number of batches follows from the rank with the fewest rows, and is the same for every rank;
 rows that are left over join the last batch. So ranks never wait for each other, no row is dropped,
