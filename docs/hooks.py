@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.append(str(ROOT))  # at the end: mkdocs removes the first entry after loading a hook
 
 MARK = "<!-- generate:"
 
