@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT))  # at the end: mkdocs removes the first entry after loading a hook
 
 MARK = "<!-- generate:"
 
@@ -59,6 +58,8 @@ def leaderboard(path: str) -> str:
 
 def speed_tables(path: str) -> str:
     """Tables of a benchmark result."""
+    if str(ROOT) not in sys.path:  # mkdocs puts the path back after loading a hook
+        sys.path.append(str(ROOT))
     from benchmarks.tables import to_markdown
 
     return to_markdown(json.loads((ROOT / path).read_text(encoding="utf-8")))
