@@ -50,10 +50,12 @@ def model_table(_: str) -> str:
 
 
 def leaderboard(path: str) -> str:
-    """A saved leaderboard, as Markdown."""
+    """A saved leaderboard, as Markdown; the page has headings of its own."""
     from rankloom.report.tables import read_json, to_markdown
 
-    return to_markdown(read_json(ROOT / path))
+    text = to_markdown(read_json(ROOT / path))
+    lines = [line for line in text.splitlines() if not line.startswith("## ")]
+    return "\n".join(lines).replace("\\<", "&lt;")  # an escape that Python-Markdown does not know
 
 
 def speed_tables(path: str) -> str:
