@@ -140,3 +140,17 @@ def test_equal_experts_are_one_expert_whatever_the_gate() -> None:
         three.bias.copy_(one.bias)
     x0, x = torch.randn(2, 5, 4)
     torch.testing.assert_close(three(x0, x), one(x0, x))
+
+
+def test_cross_network_under_autocast_rounds_once_and_stays_close() -> None:
+    torch.manual_seed(0)
+    network = CrossNetwork(12, 3)
+    x = torch.randn(40, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(x)
+    assert rounded.dtype == torch.bfloat16
+    exact = network(x)
+    assert exact.dtype == torch.float32
+    # Each of three layers rounds to 8 bits of mantissa.
+    error = (rounded.float() - exact).abs().max() / exact.abs().max()
+    assert error < 3 * 2**-7

@@ -68,6 +68,11 @@ class CrossNetwork(nn.Module):
 
     def forward(self, x0: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
         """The last layer's output."""
+        device = x0.device.type
+        if torch.is_autocast_enabled(device):
+            # Once here, not at every product: the products round their input in any case, and the
+            # element-wise part would otherwise run in float32 at more than twice the memory.
+            x0 = x0.to(torch.get_autocast_dtype(device))
         x = x0
         for layer in self.layers:
             x = torch.addcmul(x, x0, layer(x))
