@@ -35,6 +35,9 @@ _WEIGHTED = 13
 _BIAS = -1.5
 _HEX = np.frombuffer(b"".join(b"%04x" % word for word in range(2**16)), dtype="S4")
 
+LARGEST = 2**30
+"""Cap of the integers: the far tail of a wide column would not fit into 32 bits."""
+
 
 def criteo_vocabularies(num_values: int) -> tuple[int, ...]:
     """Sizes of the 26 columns whose sum is about `num_values`: large columns are cut, small kept.
@@ -89,7 +92,8 @@ def _block(sizes: tuple[int, ...], exponent: float, seed: int, block: int) -> pl
     for index, missing in enumerate(MISSING_INTEGERS):
         value = generator.standard_normal(BLOCK_ROWS, np.float32)
         absent = generator.random(BLOCK_ROWS, np.float32) < missing
-        number = np.exp(_CENTRE[index] + _SPREAD[index] * value).astype(np.int32)
+        exact = np.exp(_CENTRE[index] + _SPREAD[index] * value)
+        number = np.minimum(exact, LARGEST).astype(np.int32)
         if index == 1:
             number -= 3  # the second column holds negative numbers
         arrays[f"i{index + 1}"] = pa.array(number, mask=absent)
