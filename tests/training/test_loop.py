@@ -20,6 +20,7 @@ from toy_training import (
     toy_model,
 )
 
+from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import Loss
 from rankloom.training.config import (
     ConstantSchedule,
@@ -30,7 +31,6 @@ from rankloom.training.config import (
 )
 from rankloom.training.course import evaluation_steps
 from rankloom.training.loop import select_device
-from rankloom.training.losses import ranking_loss
 from rankloom.training.schedule import TorchSchedule
 
 STEPS = 6  # per epoch

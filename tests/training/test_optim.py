@@ -4,9 +4,9 @@ from torch import nn
 from toy_training import TABLE_ROWS, ToyModel, toy_batch, toy_model
 
 from rankloom.layers.embedding import Table
+from rankloom.layers.losses import ranking_loss
 from rankloom.training import optim
 from rankloom.training.config import LazyAdam, RowWiseAdagrad, TableAdam, TrainingConfig
-from rankloom.training.losses import ranking_loss
 from rankloom.training.optim import RankingOptimizer
 
 

@@ -19,7 +19,8 @@ from rankloom.batch import Batch
 from rankloom.config import Config
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.interaction import CrossNetwork, LowRankCrossNetwork
-from rankloom.layers.mlp import MLP, ActivationName, JointLinear
+from rankloom.layers.mlp import MLP, JointLinear
+from rankloom.ranking.network import Network
 from rankloom.schema import Schema
 
 
@@ -67,7 +68,7 @@ class Stacked(Config):
 
     def build(self, config: "DCNv2Config", width: int) -> tuple[nn.Module, tuple[int, ...]]:
         """The structure over `width` units, and the widths of its outputs."""
-        deep = config.build_deep(width, config.hidden)
+        deep = config.build_network(width)
         return _Stacked(config.build_cross(width), deep), (deep.out_features,)
 
 
@@ -78,7 +79,7 @@ class Parallel(Config):
 
     def build(self, config: "DCNv2Config", width: int) -> tuple[nn.Module, tuple[int, ...]]:
         """The structure over `width` units, and the widths of its outputs."""
-        cross, deep = config.build_cross(width), config.build_deep(width, config.hidden)
+        cross, deep = config.build_cross(width), config.build_network(width)
         return _Parallel(cross, deep), (width, deep.out_features)
 
 
@@ -91,8 +92,8 @@ class StackedParallel(Config):
 
     def build(self, config: "DCNv2Config", width: int) -> tuple[nn.Module, tuple[int, ...]]:
         """The structure over `width` units, and the widths of its outputs."""
-        deep = config.build_deep(width, config.hidden)
-        beside = config.build_deep(width, self.parallel_hidden)
+        deep = config.build_network(width)
+        beside = config.build_network(width, hidden=self.parallel_hidden)
         widths = (deep.out_features, beside.out_features)
         return _StackedParallel(config.build_cross(width), deep, beside), widths
 
@@ -102,8 +103,8 @@ Structure = Annotated[
 ]
 
 
-class DCNv2Config(Config):
-    """Sizes of the crosses and of the network, and how they are put together."""
+class DCNv2Config(Network):
+    """Sizes of the crosses and of the network (in stacked_parallel: of the one above)."""
 
     embedding_dim: int = Field(16, gt=0)
     """Width of every field's embedding."""
@@ -113,28 +114,10 @@ class DCNv2Config(Config):
     """What a cross layer is: full or low_rank."""
     structure: Structure = Parallel()
     """Where the network stands: crossnet_only, stacked, parallel or stacked_parallel."""
-    hidden: tuple[int, ...] = (400, 400, 400)
-    """Widths of the network's hidden layers (in stacked_parallel: of the one above)."""
-    activation: ActivationName = "relu"
-    """Activation of the hidden layers."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units dropped in training."""
-    batch_norm: bool = False
-    """Batch-normalise hidden layers before their activation."""
 
     def build_cross(self, width: int) -> nn.Module:
         """The cross network over `width` units."""
         return self.cross.build(width, self.num_crosses)
-
-    def build_deep(self, width: int, hidden: tuple[int, ...]) -> MLP:
-        """A network over `width` units; its last hidden layer is its output."""
-        return MLP(
-            width,
-            hidden,
-            activation=self.activation,
-            dropout=self.dropout,
-            batch_norm=self.batch_norm,
-        )
 
 
 class _CrossnetOnly(nn.Module):

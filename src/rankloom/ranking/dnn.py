@@ -11,25 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankloom.batch import Batch
-from rankloom.config import Config
 from rankloom.layers.embedding import FieldEmbedding
-from rankloom.layers.mlp import MLP, ActivationName
+from rankloom.ranking.network import Network
 from rankloom.schema import Schema
 
 
-class DNNConfig(Config):
+class DNNConfig(Network):
     """Sizes of the network."""
 
     embedding_dim: int = Field(16, gt=0)
     """Width of every field's embedding."""
-    hidden: tuple[int, ...] = (400, 400, 400)
-    """Widths of the hidden layers."""
-    activation: ActivationName = "relu"
-    """Activation of the hidden layers."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units dropped in training."""
-    batch_norm: bool = False
-    """Batch-normalise hidden layers before their activation."""
 
 
 class DNN(nn.Module):
@@ -38,14 +29,7 @@ class DNN(nn.Module):
     def __init__(self, config: DNNConfig, schema: Schema) -> None:
         super().__init__()
         self.embedding = FieldEmbedding(schema, config.embedding_dim)
-        self.network = MLP(
-            self.embedding.width,
-            config.hidden,
-            out_features=schema.num_tasks,
-            activation=config.activation,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        self.network = config.build_network(self.embedding.width, out_features=schema.num_tasks)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""

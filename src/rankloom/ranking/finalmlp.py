@@ -22,31 +22,15 @@ from rankloom.config import Config
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.fusion import BilinearFusion
 from rankloom.layers.gating import FeatureGate
-from rankloom.layers.mlp import MLP, ActivationName
+from rankloom.ranking.network import Network
 from rankloom.schema import Schema
 
 
-class Stream(Config):
-    """One of the two networks."""
+class Stream(Network):
+    """One of the two networks; the last hidden layer is its output."""
 
     hidden: tuple[int, ...] = Field((400, 400, 400), min_length=1)
     """Widths of the hidden layers; the last is the stream's output."""
-    activation: ActivationName = "relu"
-    """Activation of the hidden layers."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units dropped in training."""
-    batch_norm: bool = False
-    """Batch-normalise hidden layers before their activation."""
-
-    def build(self, width: int) -> MLP:
-        """The network over `width` units."""
-        return MLP(
-            width,
-            self.hidden,
-            activation=self.activation,
-            dropout=self.dropout,
-            batch_norm=self.batch_norm,
-        )
 
 
 class NoGates(Config):
@@ -152,8 +136,8 @@ class FinalMLP(nn.Module):
         self.embedding = FieldEmbedding(schema, config.embedding_dim)
         width = self.embedding.width
         self.gates = config.gates.build(schema, config.embedding_dim, width)
-        self.first = config.first.build(width)
-        self.second = config.second.build(width)
+        self.first = config.first.build_network(width)
+        self.second = config.second.build_network(width)
         self.fusion = BilinearFusion(
             self.first.out_features, self.second.out_features, config.num_heads, schema.num_tasks
         )

@@ -11,25 +11,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankloom.batch import Batch
-from rankloom.config import Config
 from rankloom.layers.embedding import FieldEmbedding, FirstOrder
-from rankloom.layers.mlp import MLP, ActivationName
+from rankloom.ranking.network import Network
 from rankloom.schema import Schema
 
 
-class WideDeepConfig(Config):
+class WideDeepConfig(Network):
     """Sizes of the deep part."""
 
     embedding_dim: int = Field(16, gt=0)
     """Width of every field's embedding."""
-    hidden: tuple[int, ...] = (400, 400, 400)
-    """Widths of the hidden layers."""
-    activation: ActivationName = "relu"
-    """Activation of the hidden layers."""
-    dropout: float = Field(0.0, ge=0, lt=1)
-    """Share of hidden units dropped in training."""
-    batch_norm: bool = False
-    """Batch-normalise hidden layers before their activation."""
 
 
 class WideDeep(nn.Module):
@@ -39,14 +30,7 @@ class WideDeep(nn.Module):
         super().__init__()
         self.wide = FirstOrder(schema)  # DIFF: no hand-made cross products
         self.embedding = FieldEmbedding(schema, config.embedding_dim)
-        self.deep = MLP(
-            self.embedding.width,
-            config.hidden,
-            out_features=schema.num_tasks,
-            activation=config.activation,
-            dropout=config.dropout,
-            batch_norm=config.batch_norm,
-        )
+        self.deep = config.build_network(self.embedding.width, out_features=schema.num_tasks)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from rankloom.batch import Batch
+from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import HasLoss, Loss
 from rankloom.training.checkpoint import CheckpointFolder, Saved, identify
 from rankloom.training.config import TrainingConfig
 from rankloom.training.course import Course, Progress, TrainingResult, evaluation_steps
-from rankloom.training.losses import ranking_loss
 from rankloom.training.meter import Clock, LossMeter
 from rankloom.training.optim import RankingOptimizer
 from rankloom.training.resume import BatchSource, Parts, plain_state, restore, save

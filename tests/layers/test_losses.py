@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankloom.batch import Batch
-from rankloom.training.losses import ranking_loss
+from rankloom.layers.losses import ranking_loss
 
 
 def batch_of(labels, mask=None, weight=None):
