@@ -12,7 +12,6 @@ from rankloom.config import to_toml
 from rankloom.evaluation.cost import (
     Cost,
     OperationCounter,
-    inference_throughput,
     measure_cost,
     peak_memory_bytes,
     saved_bytes,
@@ -176,15 +175,6 @@ def test_the_counter_adds_up_over_several_calls():
         for _ in range(3):
             torch.ones(4).exp()
     assert counter.flops == 12
-
-
-def test_throughput_counts_rows_and_leaves_the_mode():
-    model = NumericModel(nn.Linear(8, 1)).train()
-    batches = [rows(100), rows(50)]
-    assert inference_throughput(model, batches, repeats=2) > 1000
-    assert model.training
-    with pytest.raises(ValueError, match="nothing to time: 0 rows, 5 repeats"):
-        inference_throughput(model, [])
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

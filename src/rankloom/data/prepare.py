@@ -9,13 +9,10 @@ The folder appears under its name when it is complete, in one step. Its bytes de
 and the declaration alone: not on chunk size, threads or time.
 """
 
-import errno
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,13 +27,13 @@ from rankloom.data.encode import SCHEMA_NAME, Fitted, assemble
 from rankloom.data.entities import EntityTable, count_entities, open_entities, write_entities
 from rankloom.data.fit import Fitter
 from rankloom.data.manifest import (
-    MANIFEST_NAME,
     FileInfo,
     Manifest,
     SplitInfo,
     file_info,
     write_manifest,
 )
+from rankloom.data.new_folder import check_target, new_folder, sync_folder
 from rankloom.data.plan import Plan, fitted_schema, make_plan
 from rankloom.data.read import CHUNK_ROWS
 from rankloom.data.roles import read_roles
@@ -89,11 +86,11 @@ def prepare(
         root = Path(schema).parent if root is None else root
         schema = load_table_schema(schema)
     target = Path(out)
-    _check_target(target, overwrite)
+    check_target(target, overwrite)
     folder = Path(root or ".").resolve()
     stream = open_rows(schema, folder)
     entities = open_entities(schema, folder)
-    with _new_folder(target) as folder:
+    with new_folder(target) as folder:
         _fill_folder(folder, schema, stream, entities, progress or _silent)
     return Dataset.open(target)
 
@@ -165,7 +162,7 @@ def _fill_folder(
         files=dict(sorted(files.items())),
         notes=notes,
     )
-    _sync(folder)
+    sync_folder(folder)
     write_manifest(folder, manifest)
 
 
@@ -267,85 +264,3 @@ class _Shares:
         """Field -> share of its rows, of those that have any."""
         found = zip(self._names, self._unseen.tolist(), strict=True)
         return {name: count / max(self._rows, 1) for name, count in found if count}
-
-
-def _check_target(target: Path, overwrite: bool) -> None:
-    if not target.exists():
-        return
-    if not target.is_dir():
-        raise FileExistsError(f"{target} is a file; give a folder to make")
-    if not any(target.iterdir()):
-        return
-    if not overwrite:
-        raise FileExistsError(
-            f"{target} exists and is not empty; choose another folder or set overwrite"
-        )
-    if not (target / MANIFEST_NAME).is_file():
-        raise FileExistsError(
-            f"{target} holds something else than a data set, which is never overwritten; choose "
-            "another folder"
-        )
-
-
-@contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside `target` that takes its name at the end, or disappears."""
-    made = [path for path in target.parents if not path.exists()]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.partial-", dir=target.parent))
-    try:
-        yield folder
-        folder.chmod(0o755)  # mkdtemp's folder is for its owner alone
-        _put_in_place(folder, target)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise OSError(
-                error.errno,
-                f"the disk is full: data set {target.name} was not written; free space in "
-                f"{made[-1].parent if made else target.parent} and run prepare again",
-            ) from None
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if not target.exists():
-            _remove_empty(made)
-
-
-def _remove_empty(folders: list[Path]) -> None:
-    """Remove folders, innermost first, up to one that something else stands in."""
-    for folder in folders:
-        try:
-            folder.rmdir()
-        except OSError:
-            return
-
-
-def _put_in_place(folder: Path, target: Path) -> None:
-    if target.exists() and any(target.iterdir()):
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.old-", dir=target.parent))
-        target.rename(old / "data")
-        try:
-            folder.rename(target)
-        except BaseException:
-            (old / "data").rename(target)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    else:
-        folder.rename(target)
-    _sync_path(target.parent)
-
-
-def _sync(folder: Path) -> None:
-    """Have everything below the folder on the disk before it gets its name."""
-    for path in folder.rglob("*"):
-        _sync_path(path)
-    _sync_path(folder)
-
-
-def _sync_path(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

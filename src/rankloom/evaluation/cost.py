@@ -6,11 +6,9 @@ over the measured batch, so that work done once per batch is shared among its ro
 """
 
 import resource
-import statistics
 import sys
-import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Self
 
@@ -215,36 +213,6 @@ def saved_bytes(model: nn.Module, batch: Batch, *, precision: Precision = "float
     return total
 
 
-def inference_throughput(
-    model: nn.Module,
-    batches: Sequence[Batch],
-    *,
-    precision: Precision = "float32",
-    repeats: int = 5,
-) -> float:
-    """Rows per second of the forward pass at evaluation, batches already on the model's device.
-
-    One pass over the batches warms up; the median of `repeats` timed passes is returned.
-
-    Raises:
-        ValueError: no rows to time, or no repeats.
-    """
-    rows = sum(batch.size for batch in batches)
-    if not rows or repeats < 1:
-        raise ValueError(f"nothing to time: {rows} rows, {repeats} repeats; both must be above 0")
-    device = batches[0].categorical.device
-    seconds = []
-    with evaluation_mode(model), torch.inference_mode(), autocast(device, precision):
-        for _ in range(repeats + 1):
-            _synchronise(device)
-            start = time.perf_counter()
-            for batch in batches:
-                model(batch)
-            _synchronise(device)
-            seconds.append(time.perf_counter() - start)
-    return rows / statistics.median(seconds[1:])
-
-
 def peak_memory_bytes(device: str | torch.device = "cpu") -> int:
     """Peak memory so far: of this process (resident, mapped files included), or of a CUDA device.
 
@@ -278,8 +246,3 @@ def _training_once(model: nn.Module, device: torch.device) -> Iterator[None]:
 
 def _device(model: nn.Module) -> torch.device:
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
-
-
-def _synchronise(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 
 class TokenLinear(nn.Module):
@@ -24,7 +23,7 @@ class TokenLinear(nn.Module):
         self, x: Float[Tensor, "batch in_tokens dim"]
     ) -> Float[Tensor, "batch out_tokens dim"]:
         """The weighted sums."""
-        return functional.linear(x.mT, self.weight).mT
+        return torch.matmul(self.weight, x)
 
 
 def token_projection(in_tokens: int, out_tokens: int) -> nn.Module:

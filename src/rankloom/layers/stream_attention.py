@@ -62,17 +62,19 @@ class _CrossAttentionPass(nn.Module):
         met = self.attend(streams)
         return torch.stack([self.met_others(met, m) for m in range(self.num_streams)], dim=1)
 
-    def attend(self, streams: Streams) -> Float[Tensor, "batch keys queries tokens dim"]:
-        """A of every stream (queries) to every stream (keys)."""
+    def attend(self, streams: Streams) -> list[list[Tensor]]:
+        """A of every stream x (outer list) as every stream m (inner list) meets it."""
         q, k, v = self.project(streams).chunk(3, dim=-1)
         # Streams as heads: the queries of all streams meet the keys of one stream per head, so that
         # each softmax runs over one stream's tokens.
         queries = q.flatten(1, 2).unsqueeze(1).expand(-1, self.num_streams, -1, -1)
         met = functional.scaled_dot_product_attention(queries, k, v)
-        return torch.unflatten(met, 2, (self.num_streams, -1))
+        # Unbound at once: picking one by one would fill a gradient of the whole for each.
+        return [list(x.chunk(self.num_streams, dim=1)) for x in met.unbind(1)]
 
-    def met_others(self, met: Tensor, m: int) -> Float[Tensor, "batch tokens dim"]:
-        others = [met[:, x, m] for x in range(self.num_streams) if x != m]
+    def met_others(self, met: list[list[Tensor]], m: int) -> Float[Tensor, "batch tokens dim"]:
+        """The first term of stream m."""
+        others = [met[x][m] for x in range(self.num_streams) if x != m]
         return torch.relu(self.cross[m](torch.cat(others, dim=-1)))
 
 
@@ -81,7 +83,7 @@ class _AttentionPass(_CrossAttentionPass):
 
     def forward(self, streams: Streams) -> Streams:
         met = self.attend(streams)
-        own = met.diagonal(dim1=1, dim2=2).permute(0, 3, 1, 2)  # [batch, streams, tokens, dim]
+        own = torch.stack([met[m][m] for m in range(self.num_streams)], dim=1)
         if self.num_streams == 1:
             return own
         cross = [self.met_others(met, m) for m in range(self.num_streams)]
