@@ -9,6 +9,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import to_jsonable_python
+
 ROOT = Path(__file__).parents[1]
 
 MARK = "<!-- generate:"
@@ -31,10 +33,8 @@ def config_table(path: str) -> str:
     config = getattr(import_module(module), name)
     lines = [config.__doc__ or "", "", "| key | default | meaning |", "| --- | --- | --- |"]
     for key, field in config.model_fields.items():
-        default = field.get_default(call_default_factory=True)
-        if hasattr(default, "model_dump"):
-            default = default.model_dump(mode="json")
-        shown = "required" if field.is_required() else f"`{json.dumps(default, default=str)}`"
+        default = to_jsonable_python(field.get_default(call_default_factory=True), fallback=str)
+        shown = "required" if field.is_required() else f"`{json.dumps(default)}`"
         meaning = " ".join((field.description or "").split())
         lines.append(f"| `{key}` | {shown} | {meaning} |".replace(" | |", " |"))
     return "\n".join(lines)
@@ -47,6 +47,44 @@ def model_table(_: str) -> str:
     lines = ["| name | model | year | idea | paper |", "| --- | --- | --- | --- | --- |"]
     lines += [f"| `{e.name}` | {e.title} | {e.year} | {e.idea} | {e.paper} |" for e in ENTRIES]
     return "\n".join(lines)
+
+
+def zoo_table(path: str) -> str:
+    """Every model by year: its cost on ten fields, and its AUC in a leaderboard when it has one."""
+    from rankloom.catalog import ENTRIES
+    from rankloom.data.examples import example_schema, random_batch
+    from rankloom.evaluation.cost import measure_cost
+    from rankloom.report.tables import count, number
+
+    aucs = _best_aucs(ROOT / path)
+    # The shape that docs/models.md states: ten fields, 538 values and two reserved rows each.
+    schema = example_schema(
+        num_categorical=9, num_numeric=0, sequences=False, vectors=False, rows_per_table=540
+    )
+    batch = random_batch(schema, rows=64)
+    lines = [
+        "| model | name | year | idea | parameters | operations per row | AUC |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for entry in sorted(ENTRIES, key=lambda entry: entry.year):
+        cost = measure_cost(entry.build(entry.config(), schema), batch)
+        cells = [f"[{entry.title}](papers/{entry.name}.md)", f"`{entry.name}`", str(entry.year)]
+        cells += [entry.idea, count(cost.parameters), count(cost.flops_per_row)]
+        lines.append(f"| {' | '.join([*cells, number(aucs.get(entry.name))])} |")
+    return "\n".join(lines)
+
+
+def _best_aucs(path: Path) -> dict[str, float]:
+    """Test AUC by model, the mean over the seeds of its best recipe; empty without the file."""
+    from rankloom.report.tables import read_json
+
+    aucs: dict[str, float] = {}
+    for table in read_json(path).tables if path.is_file() else ():
+        for row in table.rows:
+            summary = row.metrics.get("auc")
+            if table.split == "test" and summary is not None:
+                aucs[row.model] = max(summary.mean, aucs.get(row.model, summary.mean))
+    return aucs
 
 
 def leaderboard(path: str) -> str:
@@ -64,12 +102,16 @@ def speed_tables(path: str) -> str:
         sys.path.append(str(ROOT))
     from benchmarks.tables import to_markdown
 
-    return to_markdown(json.loads((ROOT / path).read_text(encoding="utf-8")))
+    file = ROOT / path
+    if not file.exists():
+        return f"Not measured yet: `{path}` does not exist."
+    return to_markdown(json.loads(file.read_text(encoding="utf-8")))
 
 
 GENERATORS = {
     "config": config_table,
     "models": model_table,
+    "zoo": zoo_table,
     "leaderboard": leaderboard,
     "speed": speed_tables,
 }

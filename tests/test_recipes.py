@@ -1,19 +1,72 @@
 """Every recipe parses, and its model is built and scores a batch of a schema of its shape."""
 
+import re
 from pathlib import Path
 
 import pytest
 import torch
 
+from rankloom.catalog import CATALOG
+from rankloom.cli.report import read_published
 from rankloom.config import read_toml
 from rankloom.data.examples import random_batch
 from rankloom.schema import CategoricalField, IdMember, Label, Schema, SequenceField
+from rankloom.training.grid import load_grid, plan_settings
 from rankloom.training.recipe import Recipe, load_recipe
 
-ROOT = Path(__file__).parents[1]
-BESIDE = {"published", "fuxictr"}
+RECIPES_ROOT = Path(__file__).parents[1] / "recipes"
+BESIDE = {"published", "published-dlf", "fuxictr"}
 """Files with results of others, to stand beside ours."""
-RECIPES = sorted(p for p in (ROOT / "recipes").rglob("*.toml") if p.stem not in BESIDE)
+NO_RECIPES = BESIDE | {"schema", "grid"}
+RECIPES = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem not in NO_RECIPES)
+PUBLISHED = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem in BESIDE)
+GRIDS = sorted(RECIPES_ROOT.rglob("grid.toml"))
+
+FRAPPE = {
+    "user": 956,
+    "item": 4084,
+    "daytime": 9,
+    "weekday": 9,
+    "isweekend": 4,
+    "homework": 5,
+    "cost": 4,
+    "weather": 11,
+    "country": 82,
+    "city": 235,
+}
+"""Rows of the tables in BARS's logs on Frappe_x1."""
+BARS_PARAMETERS = {
+    "afm": 60_826,
+    "afn": 4_066_711,
+    "afn_plus": 4_482_205,
+    "autoint": 306_051,
+    "autoint_plus": 622_180,
+    "dcn": 418_591,
+    "dcnv2": 458_391,
+    "deepfm": 423_280,
+    "dlrm": 417_891,
+    "edcn": 86_351,
+    "fibinet": 743_480,
+    "finalmlp": 253_392,
+    "finalnet_1b": 256_791,
+    "finalnet_2b": 338_502,
+    "fm": 59_280,
+    "ipnn": 433_491,
+    "lr": 5_390,
+    "masknet": 571_691,
+    "sam": 58_791,
+    "wide_deep": 423_280,
+    "xdeepfm": 429_809,
+}
+"""Parameters that BARS reports for its tuned models on Frappe_x1. (Its DNN is two networks.)"""
+LATER_FUXICTR = {"finalmlp", "finalnet_1b", "finalnet_2b"}
+"""Run with a FuxiCTR whose tables have one row more per field."""
+MORE_BIASES = {"deepfm": 1, "fibinet": 1, "wide_deep": 1, "finalmlp": -1}
+"""Biases of ours that are only added to another one, or of theirs."""
+
+
+def recipe_id(path: Path) -> str:
+    return str(path.relative_to(RECIPES_ROOT))
 
 
 def schema_for(recipe: Recipe) -> Schema:
@@ -35,10 +88,18 @@ def schema_for(recipe: Recipe) -> Schema:
 
 
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 35
+    assert len(RECIPES) >= 200
+    assert {load_recipe(path).entry().name for path in RECIPES} == {
+        name for name, entry in CATALOG.items() if entry.family == "ranking"
+    }
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda p: str(p.relative_to(ROOT / "recipes")))
+def test_recipe_names_are_unique() -> None:
+    names = [load_recipe(path).name for path in RECIPES]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=recipe_id)
 def test_recipe_builds_a_model(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name
@@ -48,13 +109,59 @@ def test_recipe_builds_a_model(path: Path) -> None:
         assert model(random_batch(schema, rows=3, seed=0)).shape == (3, 1)
 
 
-def test_published_values_are_of_models_in_the_catalog() -> None:
-    from rankloom.catalog import CATALOG
-    from rankloom.cli.report import read_published
+@pytest.mark.parametrize("stem", BARS_PARAMETERS)
+def test_settings_give_the_parameters_that_bars_reports(stem: str) -> None:
+    """A width or layer that differs from the run whose results stand beside ours would show."""
+    sizes = dict(FRAPPE)
+    # Ours share one padding row between all fields, FuxiCTR's have one each.
+    sizes["city"] += len(sizes) - 1
+    if stem not in LATER_FUXICTR:
+        sizes["city"] -= len(sizes)
+    schema = Schema(
+        tables=sizes,
+        categorical=tuple(CategoricalField(name=name, table=name) for name in sizes),
+        labels=(Label(name="label"),),
+    )
+    recipe = load_recipe(RECIPES_ROOT / "frappe" / f"{stem}.toml")
+    with torch.device("meta"):
+        model = recipe.entry().build(recipe.settings(), schema)
+    count = sum(parameter.numel() for parameter in model.parameters())
+    assert count - MORE_BIASES.get(stem, 0) == BARS_PARAMETERS[stem]
 
-    paths = [path for path in (ROOT / "recipes").rglob("*.toml") if path.stem in BESIDE]
-    assert paths
-    for path in paths:
-        published = read_published(path)
-        assert published.keys() == read_toml(path).keys()
-        assert published.keys() <= CATALOG.keys()
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=recipe_id)
+def test_published_values_are_of_models_or_recipes_that_exist(path: Path) -> None:
+    published = read_published(path)
+    assert published.keys() == read_toml(path).keys()
+    recipes = {load_recipe(p).name for p in RECIPES if p.is_relative_to(path.parent)}
+    assert published.keys() <= CATALOG.keys() | recipes
+
+
+def test_values_in_headers_are_those_published() -> None:
+    compared = 0
+    for path in RECIPES:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        comment = " ".join(line[2:] for line in lines if line.startswith("# "))
+        found = re.search(r"(BARS|paper) reports AUC (0\.\d+) and LogLoss (0\.\d+)", comment)
+        if found is None:
+            continue
+        recipe = load_recipe(path)
+        folder = RECIPES_ROOT / path.relative_to(RECIPES_ROOT).parts[0]
+        values = read_toml(folder / f"published{'-dlf' if found[1] == 'paper' else ''}.toml")
+        entry = values.get(recipe.name) or values[recipe.entry().name]
+        assert entry["metrics"] == {"auc": float(found[2]), "log_loss": float(found[3])}, path
+        compared += 1
+    assert compared >= 130
+
+
+@pytest.mark.parametrize("path", GRIDS, ids=recipe_id)
+def test_grids_fit_their_recipes_and_give_each_the_same_budget(path: Path) -> None:
+    grid = load_grid(path)
+    assert not grid.skip_unknown
+    recipes = [load_recipe(p) for p in RECIPES if p.parent == path.parent]
+    assert len(recipes) >= 25
+    for recipe in recipes:
+        keys, skipped = grid.for_recipe(recipe)
+        assert not skipped
+        plan = plan_settings(recipe, keys, grid.trials, grid.seed)
+        assert len(plan.settings) == grid.trials == 6, recipe.name

@@ -13,10 +13,21 @@ if TYPE_CHECKING:
     from rankloom.training.experiment import train
     from rankloom.training.recipe import Recipe, load_recipe
     from rankloom.training.run import Run
+    from rankloom.training.tune import tune
 
 __version__ = "0.1.0"
 
-__all__ = ["Config", "Dataset", "Recipe", "Run", "compare", "load_recipe", "prepare", "train"]
+__all__ = [
+    "Config",
+    "Dataset",
+    "Recipe",
+    "Run",
+    "compare",
+    "load_recipe",
+    "prepare",
+    "train",
+    "tune",
+]
 
 _HOMES = {
     "Config": "rankloom.config",
@@ -27,6 +38,7 @@ _HOMES = {
     "load_recipe": "rankloom.training.recipe",
     "prepare": "rankloom.data.prepare",
     "train": "rankloom.training.experiment",
+    "tune": "rankloom.training.tune",
 }
 
 

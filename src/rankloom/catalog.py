@@ -9,13 +9,30 @@ from dataclasses import dataclass
 from torch import nn
 
 from rankloom.config import Config
+from rankloom.ranking.afm import AFM, AFMConfig
+from rankloom.ranking.afn import AFN, AFNConfig
+from rankloom.ranking.autoint import AutoInt, AutoIntConfig
+from rankloom.ranking.dcn import DCN, DCNConfig
 from rankloom.ranking.dcnv2 import DCNv2, DCNv2Config
+from rankloom.ranking.dcnv3 import DCNv3, DCNv3Config
 from rankloom.ranking.deepfm import DeepFM, DeepFMConfig
+from rankloom.ranking.dlf import DLF, DLFConfig
+from rankloom.ranking.dlf_code import DLFCode, DLFCodeConfig
+from rankloom.ranking.dlrm import DLRM, DLRMConfig
 from rankloom.ranking.dnn import DNN, DNNConfig
+from rankloom.ranking.edcn import EDCN, EDCNConfig
+from rankloom.ranking.fibinet import FiBiNET, FiBiNETConfig
 from rankloom.ranking.finalmlp import FinalMLP, FinalMLPConfig
+from rankloom.ranking.finalnet import FinalNet, FinalNetConfig
 from rankloom.ranking.fm import FM, FMConfig
+from rankloom.ranking.gdcn import GDCN, GDCNConfig
+from rankloom.ranking.ipnn import IPNN, IPNNConfig
 from rankloom.ranking.lr import LR, LRConfig
+from rankloom.ranking.masknet import MaskNet, MaskNetConfig
+from rankloom.ranking.sam import SAM, SAMConfig
 from rankloom.ranking.wide_deep import WideDeep, WideDeepConfig
+from rankloom.ranking.wukong import Wukong, WukongConfig
+from rankloom.ranking.xdeepfm import XDeepFM, XDeepFMConfig
 from rankloom.schema import Schema
 
 
@@ -83,6 +100,16 @@ ENTRIES: tuple[Entry, ...] = (
         build=WideDeep,
     ),
     Entry(
+        name="ipnn",
+        family="ranking",
+        title="IPNN (PNN)",
+        paper="Qu et al., ICDM 2016, arXiv:1611.00144",
+        year=2016,
+        idea="A network reads the embeddings and the inner products of all their pairs.",
+        config=IPNNConfig,
+        build=IPNN,
+    ),
+    Entry(
         name="deepfm",
         family="ranking",
         title="DeepFM",
@@ -91,6 +118,76 @@ ENTRIES: tuple[Entry, ...] = (
         idea="A factorization machine and a network share their embeddings.",
         config=DeepFMConfig,
         build=DeepFM,
+    ),
+    Entry(
+        name="afm",
+        family="ranking",
+        title="AFM",
+        paper="Xiao et al., IJCAI 2017, arXiv:1708.04617",
+        year=2017,
+        idea="A factorization machine that learns by attention which pairs matter.",
+        config=AFMConfig,
+        build=AFM,
+    ),
+    Entry(
+        name="dcn",
+        family="ranking",
+        title="DCN",
+        paper="Wang et al., ADKDD 2017, arXiv:1708.05123",
+        year=2017,
+        idea="Cross layers of one vector each raise the order, with a network beside them.",
+        config=DCNConfig,
+        build=DCN,
+    ),
+    Entry(
+        name="xdeepfm",
+        family="ranking",
+        title="xDeepFM",
+        paper="Lian et al., KDD 2018, arXiv:1803.05170",
+        year=2018,
+        idea="Interactions of growing order, compressed per dimension, beside a network.",
+        config=XDeepFMConfig,
+        build=XDeepFM,
+    ),
+    Entry(
+        name="dlrm",
+        family="ranking",
+        title="DLRM",
+        paper="Naumov et al., 2019, arXiv:1906.00091",
+        year=2019,
+        idea="Numeric fields become one vector that meets the ids' vectors in inner products.",
+        config=DLRMConfig,
+        build=DLRM,
+    ),
+    Entry(
+        name="fibinet",
+        family="ranking",
+        title="FiBiNET",
+        paper="Huang et al., RecSys 2019, arXiv:1905.09433",
+        year=2019,
+        idea="Fields weighed by their importance meet in bilinear products.",
+        config=FiBiNETConfig,
+        build=FiBiNET,
+    ),
+    Entry(
+        name="autoint",
+        family="ranking",
+        title="AutoInt",
+        paper="Song et al., CIKM 2019, arXiv:1810.11921",
+        year=2019,
+        idea="Fields attend to each other in several heads, with or without a network beside.",
+        config=AutoIntConfig,
+        build=AutoInt,
+    ),
+    Entry(
+        name="afn",
+        family="ranking",
+        title="AFN",
+        paper="Cheng et al., AAAI 2020, arXiv:1909.03276",
+        year=2020,
+        idea="Products of fields to learned powers, as sums of logarithms.",
+        config=AFNConfig,
+        build=AFN,
     ),
     Entry(
         name="dcnv2",
@@ -103,6 +200,36 @@ ENTRIES: tuple[Entry, ...] = (
         build=DCNv2,
     ),
     Entry(
+        name="edcn",
+        family="ranking",
+        title="EDCN",
+        paper="Chen et al., CIKM 2021, doi:10.1145/3459637.3481915",
+        year=2021,
+        idea="Crosses and network meet after every layer and part again through field gates.",
+        config=EDCNConfig,
+        build=EDCN,
+    ),
+    Entry(
+        name="masknet",
+        family="ranking",
+        title="MaskNet",
+        paper="Wang et al., DLP-KDD 2021, arXiv:2102.07619",
+        year=2021,
+        idea="Hidden layers multiplied, unit by unit, with masks that the row's embeddings give.",
+        config=MaskNetConfig,
+        build=MaskNet,
+    ),
+    Entry(
+        name="sam",
+        family="ranking",
+        title="SAM",
+        paper="Cheng and Xue, SIGIR 2021, arXiv:2105.05563",
+        year=2021,
+        idea="The similarity of two fields weighs what they say together.",
+        config=SAMConfig,
+        build=SAM,
+    ),
+    Entry(
         name="finalmlp",
         family="ranking",
         title="FinalMLP",
@@ -111,6 +238,66 @@ ENTRIES: tuple[Entry, ...] = (
         idea="Two networks over differently gated features, fused bilinearly.",
         config=FinalMLPConfig,
         build=FinalMLP,
+    ),
+    Entry(
+        name="finalnet",
+        family="ranking",
+        title="FinalNet",
+        paper="Zhu et al., SIGIR 2023, doi:10.1145/3539618.3591988",
+        year=2023,
+        idea="Layers whose outputs multiply, in two blocks that learn from their mean.",
+        config=FinalNetConfig,
+        build=FinalNet,
+    ),
+    Entry(
+        name="gdcn",
+        family="ranking",
+        title="GDCN",
+        paper="Wang et al., CIKM 2023, arXiv:2311.04635",
+        year=2023,
+        idea="Cross layers whose every unit passes a learned gate.",
+        config=GDCNConfig,
+        build=GDCN,
+    ),
+    Entry(
+        name="wukong",
+        family="ranking",
+        title="Wukong",
+        paper="Zhang et al., ICML 2024, arXiv:2403.02545",
+        year=2024,
+        idea="Stacked factorization machines double the interaction order with every layer.",
+        config=WukongConfig,
+        build=Wukong,
+    ),
+    Entry(
+        name="dcnv3",
+        family="ranking",
+        title="DCN v3 (FCN)",
+        paper="Li et al., 2024, arXiv:2407.13349",
+        year=2024,
+        idea="A tower of exponential and one of linear crosses, each with a loss of its own.",
+        config=DCNv3Config,
+        build=DCNv3,
+    ),
+    Entry(
+        name="dlf",
+        family="ranking",
+        title="DLF",
+        paper="Wang et al., SIGIR 2025, arXiv:2505.19182",
+        year=2025,
+        idea="Explicit and implicit interactions fused in every layer; low orders are kept.",
+        config=DLFConfig,
+        build=DLF,
+    ),
+    Entry(
+        name="dlf_code",
+        family="ranking",
+        title="DLF (public code)",
+        paper="Wang et al., SIGIR 2025, arXiv:2505.19182, as its public code has it",
+        year=2025,
+        idea="Wukong with a branch that crosses every layer's input with the raw embeddings.",
+        config=DLFCodeConfig,
+        build=DLFCode,
     ),
 )
 

@@ -49,6 +49,254 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
         FINAL | {"gates": {"kind": "none"}},
         FINAL | {"gates": {"kind": "context", "hidden": [5], "first_context": ["item"]}},
     ],
+    "wukong": [
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "num_factorized_tokens": 3,
+            "num_compressed_tokens": 2,
+            "rank": 2,
+            "block": STREAM,
+            "head": STREAM | {"batch_norm": True},
+        },
+        {
+            "embedding_dim": 4,
+            "num_layers": 1,
+            "num_factorized_tokens": 3,
+            "num_compressed_tokens": 2,
+            "rank": 2,
+            "block": STREAM,
+            "final_relu": False,
+            "head": STREAM,
+        },
+    ],
+    "dlf": [
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "num_tokens": 3,
+            "fusion": {"kind": "network_aware", "num_passes": 2},
+        },
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "num_tokens": 2,
+            "streams": [
+                {"kind": "low_order", "rank": 2, "reading": {"kind": "token"}},
+                {"kind": "current_order", "reading": {"kind": "token"}},
+                {"kind": "cross_product"},
+            ],
+            "fusion": {"kind": "attention_pooling"},
+            "residual": {"kind": "plain"},
+        },
+        {
+            "embedding_dim": 4,
+            "num_layers": 1,
+            "num_tokens": 3,
+            "fusion": {"kind": "gate_pooling"},
+            "dropout": 0.1,
+        },
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "num_tokens": 3,
+            "fusion": {"kind": "network", "hidden": [5]},
+        },
+        {"embedding_dim": 4, "num_layers": 2, "num_tokens": 3, "fusion": {"kind": "concatenation"}},
+        {"embedding_dim": 4, "num_layers": 2, "num_tokens": 3, "fusion": {"kind": "late"}},
+        {"embedding_dim": 4, "num_layers": 1, "num_tokens": 3, "streams": [{"kind": "implicit"}]},
+    ],
+    "dlf_code": [
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "num_tokens": 3,
+            "rank": 2,
+            "block": STREAM | {"batch_norm": True},
+            "head": STREAM,
+        },
+        {
+            "embedding_dim": 8,
+            "num_layers": 2,
+            "num_tokens": 3,
+            "rank": 2,
+            "num_heads": 2,
+            "block": STREAM,
+            "head": STREAM,
+        },
+        {
+            "embedding_dim": 4,
+            "num_layers": 1,
+            "num_tokens": 3,
+            "rank": 2,
+            "raw_branch": False,
+            "block": STREAM,
+            "head": STREAM,
+        },
+    ],
+    "finalnet": [
+        {
+            "embedding_dim": 4,
+            "blocks": {
+                "kind": "two",
+                "first": {"hidden": [8, 4], "field_gate": True, "dropout": 0.2},
+                "second": {"hidden": [6]},
+            },
+        },
+        {
+            "embedding_dim": 4,
+            "layer": {"kind": "sum"},
+            "blocks": {"kind": "one", "first": {"hidden": [5], "activation": "relu"}},
+        },
+        {
+            "embedding_dim": 4,
+            "layer": {"kind": "sum", "num_factors": 3, "activation": "sigmoid"},
+            "blocks": {
+                "kind": "two",
+                "first": {"hidden": [5], "batch_norm": False},
+                "second": {"hidden": [4, 3], "field_gate": True},
+            },
+        },
+    ],
+    "dcnv3": [
+        {"embedding_dim": 4},
+        {
+            "embedding_dim": 6,
+            "num_heads": 2,
+            "deep": {"num_layers": 2, "batch_norm": True, "dropout": 0.2},
+            "shallow": {"num_layers": 1, "second_half": {"kind": "affine"}},
+        },
+        {
+            "embedding_dim": 3,
+            "deep": {"num_layers": 1, "second_half": {"kind": "self_mask", "layer_norm": False}},
+            "shallow": {"num_layers": 3, "second_half": {"kind": "affine"}, "batch_norm": True},
+        },
+    ],
+    "afm": [
+        {"embedding_dim": 4, "attention_dim": 6},
+        {"embedding_dim": 4, "attention_dim": 3, "attention_dropout": 0.2, "dropout": 0.1},
+    ],
+    "ipnn": [
+        DEEP,
+        DEEP | {"batch_norm": True, "dropout": 0.2},
+    ],
+    "dlrm": [
+        {"embedding_dim": 4, "bottom": STREAM, "top": STREAM},
+        {
+            "embedding_dim": 4,
+            "bottom": STREAM,
+            "interaction": {"kind": "dot", "keep_embeddings": True},
+            "top": STREAM | {"batch_norm": True},
+        },
+        {
+            "embedding_dim": 4,
+            "bottom": {"hidden": []},
+            "interaction": {"kind": "concatenation"},
+            "top": STREAM,
+        },
+        {
+            "embedding_dim": 4,
+            "bottom": STREAM,
+            "interaction": {"kind": "sum"},
+            "top": STREAM,
+        },
+    ],
+    "fibinet": [
+        DEEP | {"bilinear": {"kind": "interaction"}, "reduction": 2.0},
+        DEEP | {"bilinear": {"kind": "each"}, "batch_norm": True},
+        DEEP | {"bilinear": {"kind": "all"}, "dropout": 0.2},
+    ],
+    "xdeepfm": [
+        DEEP | {"feature_maps": [3, 2]},
+        DEEP | {"feature_maps": [5], "batch_norm": True},
+        {"embedding_dim": 4, "feature_maps": [3, 3, 2], "hidden": []},
+    ],
+    "dcn": [
+        DEEP,
+        DEEP | {"batch_norm": True, "dropout": 0.2, "num_crosses": 2},
+        DEEP | {"hidden": []},
+    ],
+    "gdcn": [
+        DEEP | {"structure": {"kind": "parallel"}, "num_crosses": 2, "batch_norm": True},
+        DEEP | {"structure": {"kind": "stacked"}},
+    ],
+    "edcn": [
+        {"embedding_dim": 4},
+        {
+            "embedding_dim": 4,
+            "num_layers": 2,
+            "cross_residual": False,
+            "batch_norm": True,
+            "dropout": 0.2,
+            "regulation": {"kind": "softmax", "temperature": 5.0},
+        },
+        {"embedding_dim": 4, "bridge": {"kind": "sum"}, "regulation": {"kind": "none"}},
+        {"embedding_dim": 4, "num_layers": 2, "bridge": {"kind": "concat"}},
+        {"embedding_dim": 4, "num_layers": 2, "bridge": {"kind": "attention"}},
+    ],
+    "masknet": [
+        {
+            "embedding_dim": 4,
+            "structure": {"kind": "parallel", "num_blocks": 2, "block_width": 6, "hidden": [8]},
+        },
+        {
+            "embedding_dim": 4,
+            "reduction": 0.5,
+            "embedding_norm": False,
+            "structure": {"kind": "serial", "hidden": [8, 6], "dropout": 0.2},
+        },
+    ],
+    "sam": [
+        {"embedding_dim": 4, "interaction": {"kind": "2a"}},
+        {
+            "embedding_dim": 4,
+            "interaction": {"kind": "2e"},
+            "aggregation": {"kind": "weighted_pooling"},
+            "dropout": 0.1,
+        },
+        {"embedding_dim": 4, "interaction": {"kind": "2e"}},
+        {"embedding_dim": 4, "interaction": {"kind": "3a", "num_layers": 2}, "dropout": 0.1},
+        {
+            "embedding_dim": 4,
+            "interaction": {"kind": "3a", "residual": False},
+            "aggregation": {"kind": "mean"},
+        },
+        {
+            "embedding_dim": 4,
+            "interaction": {"kind": "3e", "num_layers": 2},
+            "aggregation": {"kind": "sum"},
+        },
+        {"embedding_dim": 4, "interaction": {"kind": "3e", "residual": False}},
+    ],
+    "afn": [
+        {"embedding_dim": 4, "num_neurons": 5, "network": STREAM},
+        {
+            "embedding_dim": 4,
+            "num_neurons": 3,
+            "network": STREAM | {"batch_norm": True, "dropout": 0.2},
+            "deep": STREAM,
+        },
+    ],
+    "autoint": [
+        {"embedding_dim": 4, "attention_dim": 6, "num_layers": 2},
+        {
+            "embedding_dim": 4,
+            "attention_dim": 4,
+            "num_heads": 1,
+            "scaled": True,
+            "layer_norm": True,
+            "dropout": 0.1,
+            "wide": True,
+            "deep": STREAM | {"batch_norm": True, "dropout": 0.2},
+        },
+        {
+            "embedding_dim": 4,
+            "attention_dim": 8,
+            "num_layers": 1,
+            "residual": False,
+            "deep": STREAM,
+        },
+    ],
 }
 
 
@@ -355,8 +603,9 @@ def test_catalog_entries_are_complete() -> None:
 
 
 def test_unknown_model_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"unknown model 'dcn'; known models: dcnv2, deepfm,"):
-        build_model("dcn", CATALOG["lr"].config(), PLAIN)
+    known = ", ".join(sorted(CATALOG))
+    with pytest.raises(ValueError, match=f"^unknown model 'nosuch'; known models: {known}$"):
+        build_model("nosuch", CATALOG["lr"].config(), PLAIN)
 
 
 def test_a_repeated_column_of_one_table_shares_its_rows() -> None:

@@ -6,6 +6,8 @@ from rankloom.layers.interaction import (
     CrossNetwork,
     LowRankCross,
     LowRankCrossNetwork,
+    RankOneCross,
+    RankOneCrossNetwork,
     TaskSum,
     pair_sum,
 )
@@ -154,3 +156,78 @@ def test_cross_network_under_autocast_rounds_once_and_stays_close() -> None:
     # Each of three layers rounds to 8 bits of mantissa.
     error = (rounded.float() - exact).abs().max() / exact.abs().max()
     assert error < 3 * 2**-7
+
+
+def rank_one_by_loops(network: RankOneCrossNetwork, x0: Tensor) -> Tensor:
+    """The paper's outer products, one row at a time."""
+    rows = []
+    for row in x0:
+        x = row
+        for layer in network.layers:
+            x = torch.outer(row, x) @ layer.product.weight[0] + layer.bias + x
+        rows.append(x)
+    return torch.stack(rows)
+
+
+def test_rank_one_cross_worked_by_hand() -> None:
+    layer = RankOneCross(2)
+    with torch.no_grad():
+        layer.product.weight.copy_(torch.tensor([[1.0, -1.0]]))
+        layer.bias.copy_(torch.tensor([0.5, 0.0]))
+    # w^T x = 5 - 2 = 3; x0 * 3 + b = (6.5, 9). The residual is the caller's.
+    assert layer(torch.tensor([[2.0, 3.0]]), torch.tensor([[5.0, 2.0]])).tolist() == [[6.5, 9.0]]
+
+
+def test_rank_one_cross_network_worked_by_hand() -> None:
+    network = RankOneCrossNetwork(2, 2)
+    with torch.no_grad():
+        network.layers[0].product.weight.copy_(torch.tensor([[1.0, 1.0]]))
+        network.layers[0].bias.copy_(torch.tensor([1.0, 0.0]))
+        network.layers[1].product.weight.copy_(torch.tensor([[2.0, -1.0]]))
+        network.layers[1].bias.copy_(torch.tensor([0.0, -1.0]))
+    # x0 = (2, 3). Layer 1: w^T x = 5; x = (10 + 1 + 2, 15 + 0 + 3) = (13, 18).
+    # Layer 2: w^T x = 26 - 18 = 8; x = (16 + 0 + 13, 24 - 1 + 18) = (29, 41).
+    assert network(torch.tensor([[2.0, 3.0]])).tolist() == [[29.0, 41.0]]
+
+
+@pytest.mark.parametrize("num_layers", [1, 2, 5])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_rank_one_recurrence_equals_the_outer_products(num_layers: int, rows: int) -> None:
+    network = RankOneCrossNetwork(5, num_layers).double()
+    for layer in network.layers:
+        torch.nn.init.normal_(layer.bias)
+    compare(network, rank_one_by_loops, torch.randn(rows, 5, dtype=torch.float64))
+
+
+def test_rank_one_recurrence_equals_its_layers_one_by_one() -> None:
+    network = RankOneCrossNetwork(5, 3).double()
+    for layer in network.layers:
+        torch.nn.init.normal_(layer.bias)
+    x = x0 = torch.randn(4, 5, dtype=torch.float64)
+    for layer in network.layers:
+        x = layer(x0, x) + x
+    torch.testing.assert_close(network(x0), x)
+
+
+def test_rank_one_cross_is_a_full_cross_with_equal_rows() -> None:
+    full, rank_one = CrossNetwork(4, 2).double(), RankOneCrossNetwork(4, 2).double()
+    # Full layers put the bias inside the product with x0, so the equality is of those without.
+    with torch.no_grad():
+        for source, target in zip(rank_one.layers, full.layers, strict=True):
+            target.weight.copy_(source.product.weight.expand(4, 4))
+    x0 = torch.randn(6, 4, dtype=torch.float64)
+    torch.testing.assert_close(rank_one(x0), full(x0))
+
+
+def test_rank_one_cross_network_takes_an_empty_batch() -> None:
+    assert RankOneCrossNetwork(3, 2)(torch.zeros(0, 3)).shape == (0, 3)
+
+
+def test_rank_one_recurrence_under_autocast_stays_close() -> None:
+    network = RankOneCrossNetwork(12, 6)
+    x = torch.randn(40, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = network(x)
+    assert rounded.dtype == torch.float32  # only the products are rounded
+    error = (rounded - network(x)).abs().max() / network(x).abs().max()
+    assert 0 < error < 6 * 2**-7

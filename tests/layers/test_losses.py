@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankloom.batch import Batch
-from rankloom.layers.losses import ranking_loss
+from rankloom.layers.losses import ranking_loss, task_losses
 
 
 def batch_of(labels, mask=None, weight=None):
@@ -87,3 +87,27 @@ def test_errors():
         ranking_loss(torch.zeros(2, 1), batch.without_labels())
     with pytest.raises(ValueError, match=r"got logits \(2,\) for labels \(2, 1\)"):
         ranking_loss(torch.zeros(2), batch)
+
+
+def test_soft_targets_worked_by_hand():
+    logits = torch.tensor([[math.log(3.0)], [0.0]])  # probabilities 3/4 and 1/2
+    targets = torch.tensor([[0.25], [1.0]], requires_grad=True)
+    batch = batch_of([[1.0], [0.0]], weight=[1.0, 3.0])
+    losses = task_losses(logits, batch, targets)
+    first = -(0.25 * math.log(0.75) + 0.75 * math.log(0.25))
+    assert losses.tolist() == pytest.approx([(first + 3 * math.log(2)) / 4])
+    losses.sum().backward()
+    assert targets.grad[:, 0].tolist() == pytest.approx([-math.log(3) / 4, 0.0])
+
+
+def test_soft_targets_count_where_labels_are_known():
+    logits, targets = torch.zeros(2, 2), torch.tensor([[0.5, 0.1], [0.5, math.nan]])
+    batch = batch_of([[1.0, 1.0], [0.0, 0.0]], [[True, True], [True, False]])
+    assert task_losses(logits, batch, targets).tolist() == pytest.approx([math.log(2)] * 2)
+
+
+def test_losses_of_tasks_add_up_to_the_ranking_loss():
+    logits, batch = torch.tensor([[1.0, -2.0], [0.5, 3.0]]), batch_of([[1.0, 1.0], [0.0, 1.0]])
+    losses, whole = task_losses(logits, batch), ranking_loss(logits, batch)
+    assert torch.equal(whole.total, losses.sum())
+    assert [whole.parts["task_0"], whole.parts["task_1"]] == losses.tolist()

@@ -27,6 +27,9 @@ def compare(
     ] = None,
     split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
     fresh: Annotated[bool, typer.Option(help="Train again what is recorded.")] = False,
+    jobs: Annotated[
+        int, typer.Option(help="Runs at once; more than one have one thread each.")
+    ] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
 ) -> None:
     """Train every recipe with every seed, skipping recorded runs, and write the leaderboard."""
@@ -50,9 +53,15 @@ def compare(
             markup=False,
         )
 
-    with training_progress("") as progress:
+    with training_progress(bars=jobs) as update:
         runs = run_compare(
-            chosen, seeds=seeds, out=out, fresh=fresh, announce=announce, progress=progress
+            chosen,
+            seeds=seeds,
+            out=out,
+            fresh=fresh,
+            jobs=jobs,
+            announce=announce,
+            progress=lambda run, state: update(f"{run.recipe.name} seed {run.recipe.seed}", state),
         )
     board, files = write_report(
         report,

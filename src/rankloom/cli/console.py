@@ -9,6 +9,7 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    TaskID,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
@@ -19,11 +20,14 @@ STDOUT = Console()
 
 
 @contextmanager
-def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
-    """A bar for each epoch: rate, time left in the epoch, best validation metric.
+def training_progress(bars: int = 1) -> Iterator[Callable[[str, Any], None]]:
+    """A bar for each run under way: rate, time left in the epoch, best validation metric.
 
     Early stopping decides how many epochs there are, so time left to the last planned one would
     only mislead.
+
+    Args:
+        bars: runs at once. The bar that has not moved for longest goes to the next run.
     """
     columns = (
         SpinnerColumn(),
@@ -33,15 +37,24 @@ def training_progress(title: str) -> Iterator[Callable[[Any], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[metric]}"),
     )
-    with Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal) as bars:
-        task = bars.add_task(title, total=None, rate="", metric="")
+    shown = Progress(*columns, console=STDERR, transient=True, disable=not STDERR.is_terminal)
+    with shown:
+        tasks: dict[str, TaskID] = {}  # by run, the one that moved last at the end
 
-        def update(state: Any) -> None:
+        def update(run: str, state: Any) -> None:
+            if run in tasks:
+                task = tasks.pop(run)
+            elif len(tasks) < bars:
+                task = shown.add_task(run, total=None, rate="", metric="")
+            else:
+                task = tasks.pop(next(iter(tasks)))
+                shown.reset(task)
+            tasks[run] = task
             best = "" if state.metric is None else f"best {state.metric:.5f}"
             done = state.step - state.epoch * state.steps_per_epoch
-            bars.update(
+            shown.update(
                 task,
-                description=f"{title} epoch {state.epoch + 1}",
+                description=f"{run} epoch {state.epoch + 1}",
                 completed=done,
                 total=state.steps_per_epoch,
                 rate=f"{state.rows_per_second:,.0f} rows/s",

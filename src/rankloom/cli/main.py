@@ -6,12 +6,14 @@ from rankloom.cli import (
     compare,
     data,
     evaluate,
+    inspect,
     models,
     predict,
     prepare,
     report,
     schema,
     train,
+    tune,
 )
 from rankloom.cli.errors import show_errors
 
@@ -26,8 +28,10 @@ app.add_typer(schema.app, name="schema")
 app.command("prepare")(show_errors(prepare.prepare))
 app.command("train")(show_errors(train.train))
 app.command("evaluate")(show_errors(evaluate.evaluate))
+app.command("inspect")(show_errors(inspect.inspect))
 app.command("predict")(show_errors(predict.predict))
 app.command("compare")(show_errors(compare.compare))
+app.command("tune")(show_errors(tune.tune))
 app.command("report")(show_errors(report.report))
 app.command("models")(show_errors(models.models))
 app.command("model")(show_errors(models.model))

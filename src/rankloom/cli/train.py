@@ -26,8 +26,13 @@ def train(
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
     chosen = load_recipe(recipe, overrides)
-    with training_progress(chosen.name) as progress:
-        run = run_train(chosen, out=out, resume=not fresh, progress=progress)
+    with training_progress() as update:
+        run = run_train(
+            chosen,
+            out=out,
+            resume=not fresh,
+            progress=lambda state: update(chosen.name, state),
+        )
     record = run.record
     if as_json:
         typer.echo(json.dumps({"folder": str(run.folder), "metrics": record.metrics}))

@@ -1,4 +1,4 @@
-"""Feature interactions: pair sums of factorization machines, cross layers of DCN V2."""
+"""Feature interactions: pair sums of factorization machines, cross layers of DCN and DCN V2."""
 
 from typing import Any, cast
 
@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from rankloom.layers.mlp import linear
+from rankloom.layers.precision import in_product_dtype
 
 
 def pair_sum(vectors: Float[Tensor, "batch fields dim"]) -> Float[Tensor, "batch dim"]:
@@ -56,6 +57,53 @@ class TaskSum(nn.Module):
         return x @ self.weight
 
 
+class RankOneCross(nn.Module):
+    """One cross layer of rank one, without its residual: x0 (w^T x) + b.
+
+    Source: Wang et al., ADKDD 2017, arXiv:1708.05123, equation 3, which adds x.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.product = linear(width, 1, bias=False)
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self, x0: Float[Tensor, "batch width"], x: Float[Tensor, "batch width"]
+    ) -> Float[Tensor, "batch width"]:
+        """The crossing of the first layer's input with this layer's."""
+        return torch.addcmul(self.bias, x0, self.product(x))
+
+
+class RankOneCrossNetwork(nn.Module):
+    """Cross layers of rank one: x[l+1] = x[0] (w[l]^T x[l]) + b[l] + x[l].
+
+    Source: Wang et al., ADKDD 2017, arXiv:1708.05123, equation 3.
+
+    Every x[l] is a number a[l] per row times x[0], plus the vector b[0] + ... + b[l-1] that all
+    rows share. So all layers cost one narrow matrix product and a recurrence of those numbers:
+
+        a[l+1] = a[l] (1 + w[l]^T x[0]) + w[l]^T (b[0] + ... + b[l-1]),   a[0] = 1
+    """
+
+    def __init__(self, width: int, num_layers: int) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([RankOneCross(width) for _ in range(num_layers)])
+
+    def forward(self, x0: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
+        """The last layer's output."""
+        layers = [cast(RankOneCross, layer) for layer in self.layers]
+        weight = torch.cat([layer.product.weight for layer in layers])  # [layers, width]
+        bias = torch.stack([layer.bias for layer in layers])  # [layers, width]
+        # The recurrence keeps the precision of x0 where autocast rounds the products.
+        products = (weight @ x0.T).to(x0.dtype)  # [layers, batch]
+        shared = (weight @ bias.T).tril(-1).sum(1)  # [layers]
+        scale = x0.new_ones(x0.shape[0])
+        for product, constant in zip(products.unbind(0), shared.unbind(0), strict=True):
+            scale = torch.addcmul(scale, scale, product) + constant
+        return torch.addcmul(bias.sum(0), x0, scale.unsqueeze(1))
+
+
 class CrossNetwork(nn.Module):
     """Cross layers with full matrices: x[l+1] = x[0] * (W[l] x[l] + b[l]) + x[l].
 
@@ -68,12 +116,7 @@ class CrossNetwork(nn.Module):
 
     def forward(self, x0: Float[Tensor, "batch width"]) -> Float[Tensor, "batch width"]:
         """The last layer's output."""
-        device = x0.device.type
-        if torch.is_autocast_enabled(device):
-            # Once here, not at every product: the products round their input in any case, and the
-            # element-wise part would otherwise run in float32 at more than twice the memory.
-            x0 = x0.to(torch.get_autocast_dtype(device))
-        x = x0
+        x = x0 = in_product_dtype(x0)
         for layer in self.layers:
             x = torch.addcmul(x, x0, layer(x))
         return x

@@ -1,4 +1,4 @@
-"""The loss of a ranker without an objective of its own: binary cross-entropy of its logits.
+"""Losses of rankers: binary cross-entropy of logits, masked and weighted.
 
 Per task, the mean over rows whose label is known, weighted by the rows' weights:
 
@@ -18,7 +18,7 @@ from rankloom.protocols import Loss
 
 
 def ranking_loss(logits: Float[Tensor, "batch tasks"], batch: Batch) -> Loss:
-    """Masked, weighted binary cross-entropy; the mean rule stands in the module's docstring.
+    """The loss of a ranker without an objective of its own: the sum over tasks.
 
     Computed in float32 whatever the precision of the logits.
 
@@ -32,6 +32,31 @@ def ranking_loss(logits: Float[Tensor, "batch tasks"], batch: Batch) -> Loss:
     Raises:
         ValueError: the batch has no labels, or the logits have another shape than the labels.
     """
+    losses = task_losses(logits, batch)
+    if losses.shape[0] == 1:
+        return Loss(losses[0])
+    return Loss(losses.sum(), {f"task_{task}": loss for task, loss in enumerate(losses.unbind())})
+
+
+def task_losses(
+    logits: Float[Tensor, "batch tasks"],
+    batch: Batch,
+    targets: Float[Tensor, "batch tasks"] | None = None,
+) -> Float[Tensor, " tasks"]:
+    """Loss of every task, for a model with several logits; the rule stands in the module's doc.
+
+    Computed in float32 whatever the precision of the logits.
+
+    Args:
+        logits: scores before the sigmoid, one column per task.
+        batch: the rows the logits belong to; it must carry labels, whose mask and weights count
+            whatever the targets are.
+        targets: probabilities to meet in place of the labels, as another model's or part's scores;
+            gradients flow into them unless they are detached.
+
+    Raises:
+        ValueError: the batch has no labels, or the logits have another shape than the labels.
+    """
     labels = batch.labels
     if labels is None:
         raise ValueError("the loss needs labels; got a batch without them")
@@ -40,14 +65,11 @@ def ranking_loss(logits: Float[Tensor, "batch tasks"], batch: Batch) -> Loss:
             "logits must have one column per task; "
             f"got logits {tuple(logits.shape)} for labels {tuple(labels.shape)}"
         )
-    each = F.binary_cross_entropy_with_logits(logits.float(), labels, reduction="none")
+    wanted = labels if targets is None else targets.float()
+    each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
     if batch.label_mask is None and batch.weight is None:
-        losses = each.mean(0)  # [tasks]
-    else:
-        losses = _known_mean(each, batch)
-    if losses.shape[0] == 1:
-        return Loss(losses[0])
-    return Loss(losses.sum(), {f"task_{task}": loss for task, loss in enumerate(losses.unbind())})
+        return each.mean(0)
+    return _known_mean(each, batch)
 
 
 def _known_mean(each: Float[Tensor, "batch tasks"], batch: Batch) -> Float[Tensor, " tasks"]:

@@ -1,7 +1,7 @@
 """DLF as its author's public code has it: Wukong with a branch of raw embeddings, and attention.
 
 Source: github.com/Keffee/DLF at commit 972db34, read as a description of a model; it differs from
-    the paper (`rankloom.ranking.dlf`) in almost every part, see docs/papers/dlf.md.
+    the paper (`rankloom.ranking.dlf`) in almost every part, see docs/papers/dlf_code.md.
 Equations, for a layer's input X of N tokens (X0: the fields' vectors, projected to N tokens):
     raw       MLP(LayerNorm(flatten(X0 (X^T W_2))))
     current   MLP(LayerNorm(flatten(X (X^T W_1))))

@@ -72,13 +72,13 @@ def curve_charts(
             _add_curves(figure, row, position, {s: c for s, c in curves.items() if c})
         if not figure.data:
             continue
-        figure.update_layout(_layout(unit, f"validation {metric}"))
+        figure.update_layout(figure_layout(unit, f"validation {metric}"))
         charts.append(
             Chart(
                 title=f"Validation {metric}",
                 caption=f"Mean over seeds, as far as every seed got; thin lines are single seeds. "
                 f"A click on a name hides it. Horizontal: {unit}.",
-                figure=_json(figure),
+                figure=figure_json(figure),
             )
         )
     return charts
@@ -115,7 +115,7 @@ def cost_charts(table: Table) -> list[Chart]:
             )
         if not figure.data:
             continue
-        figure.update_layout(_layout(axis, f"{table.split} {metric}"))
+        figure.update_layout(figure_layout(axis, f"{table.split} {metric}"))
         drawn = [float(trace.x[0]) for trace in figure.data]
         decades = math.log10(max(drawn) / min(drawn))
         # Every 1, 2 and 5 over a short range; powers of ten where these would overlap.
@@ -125,7 +125,7 @@ def cost_charts(table: Table) -> list[Chart]:
                 title=f"{metric} against {title}",
                 caption="Mean and standard deviation over seeds; the horizontal axis is "
                 "logarithmic.",
-                figure=_json(figure),
+                figure=figure_json(figure),
             )
         )
     return charts
@@ -175,7 +175,7 @@ def _add_curves(
     )
 
 
-def _layout(horizontal: str, vertical: str) -> dict[str, Any]:
+def figure_layout(horizontal: str, vertical: str) -> dict[str, Any]:
     """Layout without colours: the page sets those by the reader's scheme."""
     return {
         "template": "none",
@@ -195,7 +195,7 @@ def _layout(horizontal: str, vertical: str) -> dict[str, Any]:
     }
 
 
-def _json(figure: go.Figure) -> str:
+def figure_json(figure: go.Figure) -> str:
     """Figure as JSON in which no `<` can end a script element."""
     values = json.loads(figure.to_json())
     return json.dumps(values, separators=(",", ":")).replace("<", "\\u003c")

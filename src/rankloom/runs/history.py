@@ -11,9 +11,11 @@ HISTORY_FILE = "metrics.parquet"
 """Name of the history in a run folder."""
 STEP = "step"
 """Column of the optimizer step, int64; every other column is float64."""
+GRADIENT_NORM = "gradient_norm/"
+"""Start of the columns that hold gradient norms, followed by the pattern that was watched."""
 PROGRESS_COLUMNS = ("step", "epoch", "seconds", "train_loss", "learning_rate")
-"""Columns that are no validation metric, as far as a run has them; `loss/...` holds the parts of
-the training loss."""
+"""Columns that are no validation metric, as far as a run has them; nor are `loss/...`, the parts of
+the training loss, and `gradient_norm/...`."""
 
 
 def history_frame(rows: Sequence[Mapping[str, float | int | None]]) -> pl.DataFrame:
@@ -80,7 +82,7 @@ def validation_metrics(history: pl.DataFrame) -> list[str]:
     return [
         name
         for name in history.columns
-        if name not in PROGRESS_COLUMNS and not name.startswith("loss/")
+        if name not in PROGRESS_COLUMNS and not name.startswith(("loss/", GRADIENT_NORM))
     ]
 
 

@@ -7,7 +7,7 @@ AUC over one class) is NaN; JSON has no NaN, so there it is `null`, and `null` i
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -263,13 +263,19 @@ def find_records(
 
 
 def find_completed(
-    root: str | Path, recipe_hash: str, data_hash: str, seed: int, commit: Commit
+    root: str | Path,
+    recipe_hash: str,
+    data_hash: str,
+    seed: int,
+    commit: Commit,
+    *,
+    splits: Collection[str] = (),
 ) -> StoredRun | None:
     """The latest completed run of this recipe, data, seed and source; None when there is none.
 
     The hash of the package's sources decides, not the commit: an edited checkout does not reuse
     what its commit computed, and a commit that touches only docs invalidates nothing. Unreadable
-    records count as absent.
+    records count as absent, and so do those without metrics of one of `splits`.
     """
     matching = [
         run
@@ -279,5 +285,6 @@ def find_completed(
         and run.record.dataset.data_hash == data_hash
         and run.record.seed == seed
         and run.record.commit.source_hash == commit.source_hash
+        and run.record.metrics.keys() >= set(splits)
     ]
     return max(matching, key=lambda run: run.record.finished, default=None)

@@ -109,5 +109,8 @@ class TrainingConfig(Config):
     """Compile the dense part with torch.compile."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """auto takes CUDA when there is one."""
+    watch_gradients: tuple[str, ...] = ()
+    """Patterns over module paths, such as `layers.*.streams.0`: the gradient norm of each goes into
+    the history as `gradient_norm/<pattern>`."""
     checkpoint_steps: int | None = Field(None, gt=0)
     """Steps between checkpoints for resuming; None: one at every evaluation."""

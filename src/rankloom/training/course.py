@@ -43,8 +43,8 @@ class TrainingResult:
     best_metrics: dict[str, float]
     """Validation metrics at that step; empty without an evaluation."""
     history: list[dict[str, float]]
-    """One row per evaluation: step, epoch, seconds, learning_rate, train_loss, `loss/<part>`, and
-    the validation metrics."""
+    """One row per evaluation: step, epoch, seconds, learning_rate, train_loss, `loss/<part>`,
+    `gradient_norm/<pattern>`, and the validation metrics."""
     seconds: float
     """Wall time, evaluations and earlier parts of a resumed run included."""
     rows_per_second: float

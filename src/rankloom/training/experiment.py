@@ -7,7 +7,7 @@ finished, and training the same recipe into it goes on from its checkpoint.
 
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -40,6 +40,8 @@ from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the checkpoint inside a run folder that is under way."""
+EVALUATED = ("valid", "test")
+"""Splits that a run is evaluated on, as far as its data set has them."""
 COST_ROWS = 256
 """Rows of the batch that operations are counted on."""
 
@@ -50,6 +52,7 @@ def train(
     out: str | Path = "runs",
     seed: int | None = None,
     resume: bool = True,
+    splits: Collection[str] = EVALUATED,
     progress: Callable[[Progress], None] | None = None,
 ) -> Run:
     """Train one recipe, evaluate its best weights, and write the run folder.
@@ -59,11 +62,14 @@ def train(
         out: folder that run folders go into, as `<dataset>/<recipe>-<hash>-s<seed>`.
         seed: replaces the recipe's seed.
         resume: go on from a checkpoint in the run folder; False starts anew.
+        splits: what the trained model is evaluated on, of valid and test. A search leaves out
+            the test split.
         progress: called now and then with the state of the training.
 
     Returns:
         The finished run. A folder that already holds the same run, made by the same source from
-        the same data, is returned as it is (unless `resume` is False).
+        the same data, is returned without training (unless `resume` is False); splits that it
+        was not evaluated on are evaluated and added to its record.
 
     Raises:
         FileNotFoundError: there is no such recipe or data set.
@@ -76,9 +82,9 @@ def train(
     _check_splits(chosen, dataset)
     folder = run_folder(chosen, dataset, Path(out))
     if resume:
-        finished = find_run(chosen, dataset, folder)
+        finished = find_run(chosen, dataset, folder, splits=())
         if finished is not None:
-            return Run.open(finished.folder, dataset=dataset)
+            return _complete(Run.open(finished.folder, dataset=dataset), splits)
     elif folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -96,9 +102,7 @@ def train(
     metrics: dict[str, dict[str, float]] = {}
     scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
     cost: dict[str, int | float] = _cost(model, chosen, dataset)
-    for name in ("valid", "test"):
-        if name not in dataset.splits:
-            continue
+    for name in _evaluated(dataset, splits):
         start = time.perf_counter()
         predictions = score(model, dataset.split(name), chosen, device)
         seconds = time.perf_counter() - start
@@ -155,10 +159,22 @@ def run_folder(recipe: Recipe, dataset: Dataset, out: Path) -> Path:
     return out / dataset.name / f"{recipe.name}-{short}-s{recipe.seed}"
 
 
-def find_run(recipe: Recipe, dataset: Dataset, root: Path) -> StoredRun | None:
-    """A finished run of this recipe on this data by this source below `root`, if there is one."""
+def find_run(
+    recipe: Recipe, dataset: Dataset, root: Path, *, splits: Collection[str] = EVALUATED
+) -> StoredRun | None:
+    """A finished run of this recipe on this data by this source below `root`, if there is one.
+
+    The number of threads does not count: it moves a result by rounding only, and the record
+    states it. A run that lacks metrics of one of `splits` (as far as the data set has it) is not
+    taken.
+    """
     return find_completed(
-        root, recipe_hash(recipe.resolved()), dataset.data_hash, recipe.seed, current_commit()
+        root,
+        recipe_hash(recipe.resolved()),
+        dataset.data_hash,
+        recipe.seed,
+        current_commit(),
+        splits=_evaluated(dataset, splits),
     )
 
 
@@ -168,6 +184,26 @@ def score(
     """Predictions of all rows of a split, in file order."""
     loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
     return predict(model, loader, precision=recipe.training.precision, device=device)
+
+
+def _evaluated(dataset: Dataset, splits: Collection[str]) -> list[str]:
+    return [name for name in EVALUATED if name in splits and name in dataset.splits]
+
+
+def _complete(run: Run, splits: Collection[str]) -> Run:
+    """The run, with the metrics of splits that its record lacks."""
+    record = run.record
+    missing = [name for name in _evaluated(run.dataset, splits) if name not in record.metrics]
+    if not missing:
+        return run
+    found = {name: run.evaluate(name) for name in missing}
+    metrics = record.metrics | {name: result.metrics for name, result in found.items()}
+    tables = {name: result.scenarios for name, result in found.items() if result.scenarios}
+    completed = record.model_copy(
+        update={"metrics": metrics, "scenarios": record.scenarios | tables}
+    )
+    write_record(run.folder, completed)
+    return Run.open(run.folder, dataset=run.dataset)
 
 
 def _fit(

@@ -22,6 +22,7 @@ from rankloom.protocols import HasLoss, Loss
 from rankloom.training.checkpoint import CheckpointFolder, Saved, identify
 from rankloom.training.config import TrainingConfig
 from rankloom.training.course import Course, Progress, TrainingResult, evaluation_steps
+from rankloom.training.gradients import GradientNorms
 from rankloom.training.meter import Clock, LossMeter
 from rankloom.training.optim import RankingOptimizer
 from rankloom.training.resume import BatchSource, Parts, plain_state, restore, save
@@ -67,7 +68,8 @@ def train(
 
     Raises:
         ValueError: the loss is not finite, the monitored metric is missing or NaN, the loader is
-            empty, or the checkpoint in `folder` is damaged or belongs to another run.
+            empty, nothing fits a pattern of `watch_gradients`, or the checkpoint in `folder` is
+            damaged or belongs to another run.
         OSError: `folder` cannot be written.
     """
     device = select_device(config.device)
@@ -104,7 +106,8 @@ def train(
             else:
                 rates = schedule.start(optimizer)
             meter, clock = LossMeter(device), Clock()
-            parts = Parts(model, loader, optimizer, rates, meter, clock, device)
+            gradients = GradientNorms(model, config.watch_gradients, device)
+            parts = Parts(model, loader, optimizer, rates, meter, gradients, clock, device)
             if saved is not None:
                 course, position = restore(parts, saved)
             while course.stopped is None:
@@ -122,6 +125,7 @@ def train(
                     ):
                         loss = objective(rows)
                     loss.total.backward()  # type: ignore[no-untyped-call]
+                    gradients.add()
                     optimizer.step()
                     rates.after_step()
                     course.count_step()
@@ -139,11 +143,13 @@ def train(
                         if evaluating:
                             metrics = {} if evaluate is None else evaluate(model)
                             improved = evaluate is not None and course.take(metrics, config)
+                            measured = meter.means() | gradients.means()
                             course.history.append(
-                                _history_row(course, clock, meter, optimizer, metrics)
+                                _history_row(course, clock, measured, optimizer, metrics)
                             )
                             rates.after_evaluation(metrics.get(config.monitor), improved)
                             meter.reset()
+                            gradients.reset()
                             if improved and checkpoints is not None:
                                 checkpoints.save_best(f"best-{course.step}", model.state_dict())
                             elif improved:
@@ -268,7 +274,7 @@ def _progress(course: Course, clock: Clock, meter: LossMeter, total_steps: int) 
 def _history_row(
     course: Course,
     clock: Clock,
-    meter: LossMeter,
+    measured: dict[str, float],
     optimizer: RankingOptimizer,
     metrics: dict[str, float],
 ) -> dict[str, float]:
@@ -277,7 +283,7 @@ def _history_row(
         "epoch": course.step / course.steps_per_epoch,
         "seconds": clock.seconds,
         "learning_rate": optimizer.param_groups[0]["lr"],
-        **meter.means(),
+        **measured,
         **metrics,
     }
 

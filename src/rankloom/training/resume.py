@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from rankloom.batch import Batch
 from rankloom.training.checkpoint import CheckpointFolder, Saved
 from rankloom.training.course import Course
+from rankloom.training.gradients import GradientNorms
 from rankloom.training.meter import Clock, LossMeter
 from rankloom.training.optim import RankingOptimizer
 from rankloom.training.schedule import RunningSchedule
@@ -48,6 +49,8 @@ class Parts:
     """The learning-rate schedule at work."""
     meter: LossMeter
     """Loss since the last evaluation."""
+    gradients: GradientNorms
+    """Gradient norms since the last evaluation."""
     clock: Clock
     """Times."""
     device: torch.device
@@ -62,6 +65,7 @@ def plain_state(course: Course, parts: Parts) -> dict[str, Any]:
         "loader": parts.loader.state() if within else None,
         "schedule": parts.schedule.state(),
         "meter": parts.meter.state(),
+        "gradients": parts.gradients.state(),
         "clock": parts.clock.state(),
     }
 
@@ -88,6 +92,7 @@ def restore(parts: Parts, saved: Saved) -> tuple[Course, dict[str, int] | None]:
     _restore_optimizer(parts.model, parts.optimizer, _without_prefix("optimizer", saved.tensors))
     parts.schedule.restore(saved.state["schedule"])
     parts.meter.restore(saved.state["meter"])
+    parts.gradients.restore(saved.state["gradients"])
     torch.set_rng_state(saved.tensors["random/cpu"])
     if "random/cuda" in saved.tensors and parts.device.type == "cuda":
         torch.cuda.set_rng_state(saved.tensors["random/cuda"], parts.device)

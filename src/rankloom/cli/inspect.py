@@ -1,0 +1,50 @@
+"""`rankloom inspect RUN`: gradients, layer inputs, and gain by feature frequency."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(help="Run folder.")],
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(help="Run folder to compare with, on the same data; may be repeated."),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(help="Modules whose inputs get spectra, such as 'layers.*'; may be repeated."),
+    ] = None,
+    rows: Annotated[int, typer.Option(help="Most rows for spectra.")] = 4096,
+    split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
+    frequency: Annotated[
+        str, typer.Option(help="What orders rows by frequency: min, mean or a field.")
+    ] = "min",
+    dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of inspect.json and its page; default: RUN.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print inspect.json.")] = False,
+) -> None:
+    """Look into a run: gradient norms, spectra of layer inputs, gain over other runs."""
+    from rankloom.cli.console import STDOUT
+    from rankloom.evaluation.inspection import write_inspection
+    from rankloom.report.inspection import inspection_terminal
+    from rankloom.report.inspection_page import write_inspection_page
+    from rankloom.training.inspection import inspect_runs
+    from rankloom.training.run import Run
+
+    opened = Run.open(run, dataset=dataset)
+    others = [Run.open(folder, dataset=opened.dataset) for folder in against or []]
+    inspection = inspect_runs(
+        opened, others, layers=layers or (), rows=rows, split=split, frequency=frequency
+    )
+    folder = out or run
+    files = [write_inspection(folder, inspection), write_inspection_page(folder, inspection)]
+    if as_json:
+        typer.echo(files[0].read_text(encoding="utf-8"))
+        return
+    STDOUT.print(inspection_terminal(inspection))
+    for file in files:
+        typer.echo(f"written: {file}")

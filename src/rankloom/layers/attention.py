@@ -1,0 +1,124 @@
+"""Scaled dot-product attention with several heads, and attention of tokens to each other."""
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from rankloom.layers.mlp import linear
+
+
+def attention(
+    q: Float[Tensor, "batch queries dim"],
+    k: Float[Tensor, "batch keys dim"],
+    v: Float[Tensor, "batch keys value_dim"],
+    *,
+    num_heads: int = 1,
+    scaled: bool = True,
+    dropout: float = 0.0,
+    mask: Bool[Tensor, "#batch #heads #queries #keys"] | None = None,
+) -> Float[Tensor, "batch queries value_dim"]:
+    """Attention of queries to keys: softmax(Q[h] K[h]^T / sqrt(dim / heads)) V[h], side by side.
+
+    Source: Vaswani et al., NeurIPS 2017, arXiv:1706.03762, section 3.2.
+
+    Args:
+        q: queries; head h reads the h-th of `num_heads` equal pieces of each, and so on for `k`
+            and `v`.
+        k: keys.
+        v: values.
+        num_heads: heads; divides both widths.
+        scaled: whether the products are divided by the square root of a head's width.
+        dropout: share of attention weights dropped; callers give 0 at evaluation.
+        mask: True where a query may attend to a key, all four axes broadcast; None: everywhere. A
+            query that may attend to nothing gives zeros.
+
+    Returns:
+        The attended values of every query.
+
+    Raises:
+        ValueError: `num_heads` does not divide both widths.
+    """
+    _check_heads(num_heads, q.shape[-1], v.shape[-1])
+    attended = functional.scaled_dot_product_attention(
+        _split_heads(q, num_heads),
+        _split_heads(k, num_heads),
+        _split_heads(v, num_heads),
+        attn_mask=mask,
+        dropout_p=dropout,
+        scale=None if scaled else 1.0,
+    )  # [batch, heads, queries, value_dim / heads]
+    return attended.transpose(1, 2).flatten(2)
+
+
+class SelfAttention(nn.Module):
+    """Tokens that attend to each other; all projections are one matrix product.
+
+    Args:
+        in_dim: width of a token.
+        out_dim: width of a token after it, over all heads.
+        num_heads: heads; divides `out_dim`.
+        bias: whether the projections have biases.
+        scaled: whether the products are divided by the square root of a head's width.
+        dropout: share of attention weights dropped in training.
+        residual: whether every token is added to what it attended to: as it is where the widths
+            agree, through a projection of its own where they do not.
+
+    Raises:
+        ValueError: `num_heads` does not divide `out_dim`.
+    """
+
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        num_heads: int = 1,
+        *,
+        bias: bool = False,
+        scaled: bool = True,
+        dropout: float = 0.0,
+        residual: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_heads(num_heads, out_dim)
+        self.num_heads = num_heads
+        self.scaled = scaled
+        self.dropout = dropout
+        self.residual = residual
+        self.num_projections = 4 if residual and in_dim != out_dim else 3
+        self.project = linear(in_dim, self.num_projections * out_dim, bias=bias)
+        """W_q, W_k, W_v and, where there is one, the residual's projection, one below another."""
+        for weight in self.project.weight.detach().chunk(self.num_projections):
+            nn.init.xavier_normal_(weight)  # each as the matrix of its own that it is
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens in_dim"],
+        mask: Bool[Tensor, "#batch #heads #tokens #keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens out_dim"]:
+        """The attended tokens; `mask` as in `attention`, its keys the same tokens."""
+        q, k, v, *projected = self.project(x).chunk(self.num_projections, dim=-1)
+        attended = attention(
+            q,
+            k,
+            v,
+            num_heads=self.num_heads,
+            scaled=self.scaled,
+            dropout=self.dropout if self.training else 0.0,
+            mask=mask,
+        )
+        if self.residual:
+            attended = attended + (projected[0] if projected else x)
+        return attended
+
+
+def _split_heads(
+    x: Float[Tensor, "batch tokens dim"], num_heads: int
+) -> Float[Tensor, "batch heads tokens head_dim"]:
+    return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)
+
+
+def _check_heads(num_heads: int, *widths: int) -> None:
+    for width in widths:
+        if num_heads < 1 or width % num_heads:
+            raise ValueError(f"num_heads must divide dim; got dim={width}, num_heads={num_heads}")

@@ -1,0 +1,199 @@
+"""Runs looked into: gradients over training, dimensions that layers use, gain by feature frequency.
+
+Each is a measurement of finished runs on the same data; what they mean stands with the functions
+that compute them (`training.gradients`, `evaluation.spectrum`, `evaluation.frequency`).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rankloom.batch import Batch
+from rankloom.data.loader import Loader
+from rankloom.data.store import StoredSplit
+from rankloom.evaluation.frequency import compare_by_frequency, row_frequency, training_counts
+from rankloom.evaluation.inspection import (
+    FrequencyGain,
+    GradientCurve,
+    InspectedRun,
+    Inspection,
+    LayerSpectra,
+)
+from rankloom.evaluation.module_paths import find_modules, no_such_module
+from rankloom.evaluation.protocol import Predictions, predict
+from rankloom.evaluation.spectrum import Spectrum, layer_inputs, spectra
+from rankloom.runs.history import GRADIENT_NORM, read_history
+from rankloom.training.run import Run
+
+
+def inspect_runs(
+    run: Run,
+    against: Sequence[Run] = (),
+    *,
+    layers: Sequence[str] = (),
+    rows: int = 4096,
+    split: str = "test",
+    frequency: str = "min",
+) -> Inspection:
+    """Measure a run, beside others if given.
+
+    Args:
+        run: the run.
+        against: runs on the same data to compare it with.
+        layers: patterns over module paths (`rankloom.evaluation.module_paths`) whose inputs get
+            spectra. A pattern has to fit a module of one run at least.
+        rows: most rows for spectra, evenly spread over the split.
+        split: split of spectra and gains.
+        frequency: min, mean or a categorical field: what orders rows for the gains, which are
+            measured where there are other runs.
+
+    Raises:
+        FileNotFoundError: a run has no history, or the data set is not where the recipe says.
+        ValueError: other data, an unknown split, pattern or statistic, a run given twice, rows not
+            above 0, or nothing to measure.
+    """
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1; got {rows}")
+    runs = [run, *against]
+    _check_data(run, against)
+    labels = _labels(runs)
+    named = dict(zip(labels, runs, strict=True))
+    if split not in run.dataset.splits:
+        known = ", ".join(run.dataset.splits)
+        raise ValueError(f"no split {split!r} in {run.dataset.folder}; known: {known}")
+    curves = [curve for label, one in named.items() for curve in _gradients(label, one)]
+    if not (curves or layers or against):
+        raise ValueError(
+            f"nothing to inspect in {run.folder}: name layers or a run to compare with, or train "
+            "with watch_gradients"
+        )
+    stored = run.dataset.split(split)
+    return Inspection(
+        dataset=run.record.dataset.name,
+        data_hash=run.record.dataset.data_hash,
+        split=split,
+        frequency=frequency,
+        runs=tuple(
+            InspectedRun(
+                label=label,
+                run_id=one.record.run_id,
+                model=one.record.model,
+                seed=one.record.seed,
+            )
+            for label, one in named.items()
+        ),
+        gradients=tuple(curves),
+        spectra=tuple(_spectra(named, stored, layers, rows)),
+        gains=tuple(_gains(named, stored, frequency)) if against else (),
+    )
+
+
+def _check_data(run: Run, against: Sequence[Run]) -> None:
+    ours = run.record.dataset
+    for other in against:
+        theirs = other.record.dataset
+        if theirs.data_hash != ours.data_hash:
+            raise ValueError(
+                f"{other.folder} was trained on other data than {run.folder} ({theirs.name} "
+                f"{theirs.data_hash}, {ours.name} {ours.data_hash}): only runs on the same rows, "
+                "equally encoded, can be compared"
+            )
+
+
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """The shortest names that tell the runs apart."""
+    for names in (
+        [run.record.model for run in runs],
+        [run.record.name for run in runs],
+        [run.record.run_id for run in runs],
+        [str(run.folder.resolve()) for run in runs],
+    ):
+        if len(set(names)) == len(names):
+            return names
+    raise ValueError("a run cannot be compared with itself; name another")
+
+
+def _gradients(label: str, run: Run) -> Iterator[GradientCurve]:
+    history = read_history(run.folder)
+    for column in history.columns:
+        if column.startswith(GRADIENT_NORM):
+            points = history.drop_nulls(column)
+            yield GradientCurve(
+                run=label,
+                pattern=column.removeprefix(GRADIENT_NORM),
+                step=tuple(points["step"]),
+                epoch=tuple(points["epoch"]),
+                norm=tuple(points[column]),
+            )
+
+
+def _spectra(
+    runs: dict[str, Run], split: StoredSplit, layers: Sequence[str], rows: int
+) -> Iterator[LayerSpectra]:
+    if not layers:
+        return
+    if not split.rows:
+        raise ValueError(f"the {split.name} split has no rows to measure spectra on")
+    for pattern in layers:
+        if not any(find_modules(run.model, pattern) for run in runs.values()):
+            raise no_such_module(pattern, *(run.model for run in runs.values()))
+    received: set[str] = set()  # patterns with at least one input
+    for label, run in runs.items():
+        chosen = {pattern: find_modules(run.model, pattern) for pattern in layers}
+        # In the order of the model, not of the patterns.
+        together = {
+            path: part
+            for path, part in run.model.named_modules()
+            if any(path in found for found in chosen.values())
+        }
+        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        inputs = layer_inputs(run.model, together, batches, device=run.device)
+        received |= {p for p, found in chosen.items() if found.keys() & inputs.keys()}
+        while inputs:  # one at a time, each let go once it is measured
+            path = next(iter(inputs))
+            yield LayerSpectra(run=label, module=path, spectra=tuple(_measured(path, inputs)))
+    for pattern in layers:
+        if pattern not in received:
+            raise ValueError(
+                f"no module that fits {pattern!r} receives a float tensor with a row for every row "
+                "of the batch; name modules inside the network"
+            )
+
+
+def _measured(path: str, inputs: dict[str, Tensor]) -> list[Spectrum]:
+    try:
+        return spectra(inputs.pop(path))
+    except ValueError as error:
+        raise ValueError(f"layer {path}: {error}") from None
+
+
+def _spread(split: StoredSplit, rows: int, batch_size: int) -> Iterator[Batch]:
+    """At most `rows` rows, evenly spread over the split, in batches."""
+    count = min(rows, split.rows)
+    chosen = torch.arange(count) * split.rows // count
+    for part in chosen.split(batch_size):  # type: ignore[no-untyped-call]
+        yield split.gather_ascending(part)
+
+
+def _gains(runs: dict[str, Run], split: StoredSplit, frequency: str) -> Iterator[FrequencyGain]:
+    first, *others = runs
+    values = row_frequency(split, training_counts(runs[first].dataset), frequency)
+    ours = _predictions(runs[first], split)
+    if ours.labels is None:
+        raise ValueError(f"the {split.name} split has no labels to compare runs on")
+    for label in others:
+        theirs = _predictions(runs[label], split)
+        for task, known in enumerate(split.schema.labels):
+            y = ours.labels[:, task].astype(np.float64)
+            if ours.label_mask is not None:
+                y = np.where(ours.label_mask[:, task], y, np.nan)
+            deciles = compare_by_frequency(y, ours.logits[:, task], theirs.logits[:, task], values)
+            yield FrequencyGain(other=label, task=known.name, deciles=tuple(deciles))
+
+
+def _predictions(run: Run, split: StoredSplit) -> Predictions:
+    training = run.recipe.training
+    loader = Loader(split, training.evaluation_batch_size, device=str(run.device))
+    return predict(run.model, loader, precision=training.precision, device=run.device)

@@ -1,0 +1,78 @@
+"""`rankloom inspect` as a person uses it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from rankloom.cli.main import app
+
+RECIPE = """
+name = "{name}"
+dataset = "{dataset}"
+seed = 1
+[model]
+name = "{name}"
+embedding_dim = 4
+[training]
+epochs = 1
+batch_size = 1024
+learning_rate = 0.01
+watch_gradients = {watched}
+"""
+
+
+def invoke(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inspect")
+    found = {}
+    for name, watched in (("dnn", '["network"]'), ("fm", "[]")):
+        recipe = folder / f"{name}.toml"
+        recipe.write_text(RECIPE.format(name=name, dataset=small_log / "log", watched=watched))
+        result = invoke("train", recipe, "--out", folder / "runs", "--json")
+        assert result.exit_code == 0, result.output
+        found[name] = Path(json.loads(result.stdout)["folder"])
+    return found
+
+
+def test_inspect_shows_and_writes_everything(runs: dict[str, Path]) -> None:
+    arguments = ("inspect", runs["dnn"], "--against", runs["fm"], "--layers", "network")
+    result = invoke(*arguments, "--rows", 64, "--frequency", "mean")
+    assert result.exit_code == 0, result.output
+    for expected in ("Gradient norms", "Layer inputs", "dnn against fm", "inspect.html"):
+        assert expected in result.stdout
+    assert {"inspect.json", "inspect.html"} <= {path.name for path in runs["dnn"].iterdir()}
+    assert not (runs["fm"] / "inspect.json").exists()
+
+
+def test_json_into_a_folder_of_its_own(runs: dict[str, Path], tmp_path: Path) -> None:
+    result = invoke("inspect", runs["dnn"], "--out", tmp_path / "seen", "--json")
+    assert result.exit_code == 0, result.output
+    values = json.loads(result.stdout)
+    assert [curve["pattern"] for curve in values["gradients"]] == ["network"]
+    assert values["gains"] == values["spectra"] == []
+    written = (tmp_path / "seen" / "inspect.json").read_text(encoding="utf-8")
+    assert json.loads(written) == values
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((), "nothing to inspect in"),
+        (("--layers", "cross"), "no module fits 'cross'; modules are"),
+        (("--against", "none"), "no record.json in none"),
+    ],
+)
+def test_bad_input_is_one_sentence(
+    runs: dict[str, Path], arguments: tuple[str, ...], sentence: str
+) -> None:
+    result = invoke("inspect", runs["fm"], *arguments)
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+    assert sentence in result.stderr
+    assert "Traceback" not in result.output

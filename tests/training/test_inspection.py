@@ -1,0 +1,193 @@
+"""Finished runs, looked into together."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rankloom.data.prepare import prepare
+from rankloom.data.store import Dataset
+from rankloom.data.synthetic import SyntheticConfig, synthetic_table_schema, write_csv
+from rankloom.evaluation.inspection import read_inspection, write_inspection
+from rankloom.evaluation.spectrum import spectra
+from rankloom.runs.record import write_record
+from rankloom.training.experiment import train
+from rankloom.training.inspection import inspect_runs
+from rankloom.training.recipe import Recipe
+from rankloom.training.run import Run
+
+
+def make_recipe(dataset: Path, **changes: Any) -> Recipe:
+    values: dict[str, Any] = {
+        "name": "small",
+        "dataset": str(dataset),
+        "seed": 3,
+        "model": {"name": "fm", "embedding_dim": 4},
+        "training": {"epochs": 2, "batch_size": 512, "learning_rate": 0.01},
+    }
+    return Recipe.model_validate(values | changes)
+
+
+@pytest.fixture(scope="module")
+def runs(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run]:
+    """A DCN V2 that watched its gradients, and an FM."""
+    out = tmp_path_factory.mktemp("runs")
+    crossed = make_recipe(
+        small_log / "log",
+        model={"name": "dcnv2", "embedding_dim": 4, "hidden": [8], "num_crosses": 2},
+        training={
+            "epochs": 2,
+            "batch_size": 512,
+            "learning_rate": 0.01,
+            "watch_gradients": ["structure.cross", "structure.deep"],
+        },
+    )
+    return train(crossed, out=out), train(make_recipe(small_log / "log"), out=out)
+
+
+def test_everything_at_once(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    ours, other = runs
+    found = inspect_runs(ours, [other], layers=["structure.cross.layers.?"], rows=100)
+    assert [(run.label, run.model, run.seed) for run in found.runs] == [
+        ("dcnv2", "dcnv2", 3),
+        ("fm", "fm", 3),
+    ]
+    assert (found.split, found.frequency) == ("test", "min")
+    assert found.data_hash == ours.record.dataset.data_hash
+    assert [(c.run, c.pattern, c.epoch) for c in found.gradients] == [
+        ("dcnv2", "structure.cross", (1.0, 2.0)),
+        ("dcnv2", "structure.deep", (1.0, 2.0)),
+    ]
+    assert all(norm > 0 for curve in found.gradients for norm in curve.norm)
+    assert [(layer.run, layer.module) for layer in found.spectra] == [
+        ("dcnv2", "structure.cross.layers.0"),
+        ("dcnv2", "structure.cross.layers.1"),
+    ]
+    (gain,) = found.gains
+    assert (gain.other, gain.task) == ("fm", "click")
+    assert sum(decile.rows for decile in gain.deciles) == ours.dataset.split("test").rows
+    file = write_inspection(tmp_path, found)
+    assert read_inspection(file) == read_inspection(tmp_path) == found
+
+
+def test_spectra_are_of_rows_spread_over_the_split(runs: tuple[Run, Run]) -> None:
+    ours, _ = runs
+    found = inspect_runs(ours, layers=["structure.deep", "structure"], rows=50, split="valid")
+    assert [layer.module for layer in found.spectra] == ["structure", "structure.deep"]
+    split = ours.dataset.split("valid")
+    batch = split.gather(torch.arange(50) * split.rows // 50)
+    with torch.no_grad():
+        expected = spectra(ours.model.embedding(batch).flatten(1))
+    (layer,) = found.spectra[0].spectra
+    assert layer.vectors == 50
+    assert layer.singular_values == pytest.approx(expected[0].singular_values, abs=1e-6)
+    assert layer.effective_rank == pytest.approx(expected[0].effective_rank, rel=1e-6)
+    more = inspect_runs(ours, layers=["structure"], rows=10**6, split="valid")
+    assert more.spectra[0].spectra[0].vectors == split.rows
+    assert not found.gains
+
+
+def test_the_gain_is_over_the_other_run(runs: tuple[Run, Run]) -> None:
+    ours, other = runs
+    there = inspect_runs(ours, [other], frequency="mean").gains[0].deciles
+    back = inspect_runs(other, [ours], frequency="mean").gains[0].deciles
+    assert any(decile.auc_difference for decile in there)
+    for one, reverse in zip(there, back, strict=True):
+        assert one.auc == reverse.other_auc
+        assert one.auc_difference == pytest.approx(-reverse.auc_difference)
+        assert one.p_adjusted == reverse.p_adjusted
+    whole = sum(decile.log_loss * decile.rows for decile in there) / sum(d.rows for d in there)
+    assert whole == pytest.approx(ours.evaluate("test").metrics["log_loss"])
+
+
+def test_layers_of_one_run_only(runs: tuple[Run, Run]) -> None:
+    ours, other = runs
+    found = inspect_runs(other, [ours], layers=["structure.deep"], rows=20)
+    assert [layer.run for layer in found.spectra] == ["dcnv2"]
+
+
+def test_runs_of_one_model_go_by_what_tells_them_apart(
+    runs: tuple[Run, Run], small_log: Path, tmp_path: Path
+) -> None:
+    ours, other = runs
+    seeded = train(make_recipe(small_log / "log", seed=4), out=tmp_path)
+    named = train(make_recipe(small_log / "log", seed=4, name="named"), out=tmp_path)
+    labels = [run.label for run in inspect_runs(named, [other, ours, seeded]).runs]
+    assert labels == [run.record.run_id for run in (named, other, ours, seeded)]
+    assert [run.label for run in inspect_runs(named, [other]).runs] == ["named", "small"]
+    with pytest.raises(ValueError, match="a run cannot be compared with itself"):
+        inspect_runs(other, [Run.open(other.folder)])
+
+
+def test_runs_on_other_data_are_refused(runs: tuple[Run, Run], tmp_path: Path) -> None:
+    ours, other = runs
+    facts = other.record.dataset.model_copy(update={"data_hash": "0123"})
+    record = other.record.model_copy(update={"dataset": facts})
+    write_record(tmp_path, record)
+    moved = Run(tmp_path, record, other.recipe, other.dataset)
+    with pytest.raises(ValueError, match="was trained on other data than .* 0123"):
+        inspect_runs(ours, [moved])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"layers": ["cross"]}, "no module fits 'cross'; modules are .*structure.cross"),
+        ({"layers": ["embedding"]}, "no module that fits 'embedding' receives a float tensor"),
+        ({"split": "dev", "layers": ["structure"]}, "no split 'dev' in .*; known: train, valid"),
+        ({"rows": 0, "layers": ["structure"]}, "rows must be at least 1; got 0"),
+    ],
+)
+def test_wrong_settings(runs: tuple[Run, Run], settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        inspect_runs(runs[0], **settings)
+
+
+def test_other_wrong_settings(runs: tuple[Run, Run]) -> None:
+    ours, other = runs
+    with pytest.raises(ValueError, match="nothing to inspect in .*: name layers or a run"):
+        inspect_runs(other)
+    with pytest.raises(ValueError, match="frequency must be min, mean or a categorical field"):
+        inspect_runs(ours, [other], frequency="rarest")
+
+
+def test_infinite_inputs_name_their_layer(small_log: Path, runs: tuple[Run, Run]) -> None:
+    again = Run.open(runs[0].folder, dataset=Dataset.open(small_log / "log"))
+    with torch.no_grad():
+        again.model.embedding.table.weight.fill_(np.inf)
+    with pytest.raises(ValueError, match="layer structure.deep: a spectrum needs finite values"):
+        inspect_runs(again, layers=["structure.deep"], rows=10)
+
+
+def test_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no such file: .*inspect\.json"):
+        read_inspection(tmp_path)
+    (tmp_path / "inspect.json").write_text("{")
+    with pytest.raises(ValueError, match="not valid JSON"):
+        read_inspection(tmp_path)
+    (tmp_path / "inspect.json").write_text('{"runs": []}')
+    with pytest.raises(ValueError, match="data_hash is missing"):
+        read_inspection(tmp_path)
+
+
+def test_several_tasks_with_missing_labels(tmp_path: Path) -> None:
+    config = SyntheticConfig(num_users=30, num_items=20, vocabularies=(5,), history_length=2)
+    write_csv(tmp_path / "log.csv", config, rows=3_000)
+    prepare(synthetic_table_schema(config, "log.csv"), tmp_path / "log", root=tmp_path)
+    runs = [
+        train(make_recipe(tmp_path / "log", model={"name": name}), out=tmp_path / "runs")
+        for name in ("fm", "lr")
+    ]
+    split = runs[0].dataset.split("test")
+    labels, mask = split.slice(0, split.rows).labels, split.slice(0, split.rows).label_mask
+    assert labels is not None
+    found = inspect_runs(runs[0], runs[1:]).gains
+    tasks = [label.name for label in split.schema.labels]
+    assert len(tasks) > 1
+    assert [(gain.other, gain.task) for gain in found] == [("lr", task) for task in tasks]
+    for task, gain in enumerate(found):
+        known = labels[:, task] if mask is None else labels[mask[:, task], task]
+        assert sum(decile.rows for decile in gain.deciles) == len(known)
+        assert sum(decile.positives for decile in gain.deciles) == known.sum()
