@@ -13,7 +13,8 @@ from benchmarks.peers import PEER_ENVIRONMENT, peer_python
 from benchmarks.worker import Worker
 
 MODELS = ("lr", "fm", "deepfm", "dcnv2")
-RECHUB_MODELS = ("deepfm", "dcnv2")  # it has no LR or FM
+MODULES = {shapes.FUXI: "fuxictr", shapes.DEEPCTR: "deepctr", shapes.RECHUB: "rechub"}
+"""The peers' workers."""
 ROOFLINE_MODELS = ("deepfm", "dcnv2")  # LR and FM hold no matrix product
 
 
@@ -32,11 +33,9 @@ def contenders(model: str) -> list[Contender]:
     result = [
         Contender("rankloom", "ours", True, {"precision": "float32", "compile": False}),
         Contender("rankloom bf16 compiled", "ours", True, {"precision": "bf16", "compile": True}),
-        Contender("fuxictr", "fuxictr", False, {}),
-        Contender("deepctr-torch", "deepctr", False, {}),
     ]
-    if model in RECHUB_MODELS:
-        result.append(Contender("torch-rechub", "rechub", False, {}))
+    peers = shapes.CASES[model].peers
+    result += [Contender(peer, MODULES[peer], False, {}) for peer in peers]
     if model in ROOFLINE_MODELS:
         for precision in ("float32", "bfloat16"):
             options = {"precision": precision}
@@ -71,6 +70,7 @@ def measure(model: str, folder: Path, rows: int, rounds: int, threads: int) -> d
             "folder": str(folder),
             "threads": threads,
             "rows": rows,
+            "batch_size": shapes.BATCH_SIZE,
             "seed": 0,
         } | contender.options
         interpreter = Path(sys.executable) if contender.ours else python
@@ -78,6 +78,7 @@ def measure(model: str, folder: Path, rows: int, rounds: int, threads: int) -> d
         workers[contender.name] = Worker(
             interpreter, f"benchmarks.workers.{contender.module}", arguments, log
         )
+        workers[contender.name].wait()
     samples: dict[str, dict[str, list[float]]] = {
         name: {"epoch": [], "infer": []} for name in workers
     }

@@ -14,9 +14,14 @@ ROOFLINE = {
 
 def to_markdown(document: dict[str, Any]) -> str:
     """The tables of one result document."""
-    return {"training": _training, "preparation": _preparation, "parts": _parts}[document["kind"]](
-        document
-    )
+    tables = {
+        "training": _training,
+        "preparation": _preparation,
+        "parts": _parts,
+        "zoo": _zoo,
+        "dlf": _dlf,
+    }
+    return tables[document["kind"]](document)
 
 
 def _header(document: dict[str, Any]) -> list[str]:
@@ -85,4 +90,79 @@ def _parts(document: dict[str, Any]) -> str:
         value = result["median"]
         shown = f"{value:,.0f}" if value > 100 else f"{value:.3f}"
         lines.append(f"| {result['part']} | {shown} {result['unit']} |")
+    return "\n".join(lines)
+
+
+def _zoo(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "| model | sizes | training rows/s | ÷ best peer | inference rows/s | ÷ best peer "
+        "| MFLOP/row | share of peak | memory | best peer's |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    slower = []
+    for result in document["results"]:
+        name = result["case"] if result["wheel_has_layer"] else f"{result['case']} †"
+        training, inference = (
+            result[f"{kind}_rows_per_second"] for kind in ("training", "inference")
+        )
+        rates = [statistics.median(rate["rankloom"]) for rate in (training, inference)]
+        ratios = [_against_best(rate) for rate in (training, inference)]
+        if any(ratio is not None and ratio[1] < 1 for ratio in ratios):
+            slower.append(f"`{result['case']}`")
+        cost, memory = result["cost"], result["peak_memory_bytes"]
+        # A training step is three forward passes: its own, and two of products in backward.
+        share = (
+            3
+            * cost["flops_per_row"]
+            * rates[0]
+            / statistics.median(result["peak_flops_per_second"])
+        )
+        best = ratios[0]
+        theirs = "" if best is None else f"{memory[best[0]] / 2**30:.1f} GiB"
+        lines.append(
+            f"| {name} | {result['sizes']} | {rates[0]:,.0f} | {_shown(ratios[0])} "
+            f"| {rates[1]:,.0f} | {_shown(ratios[1])} | {cost['flops_per_row'] / 1e6:.2f} "
+            f"| {share:.0%} | {memory['rankloom'] / 2**30:.1f} GiB | {theirs} |"
+        )
+    verdict = f"A peer is faster at {', '.join(slower)}." if slower else "No peer is faster."
+    return "\n".join([*lines, "", verdict])
+
+
+def _against_best(rates: dict[str, list[float]]) -> tuple[str, float] | None:
+    """The fastest peer and our rate over its; None where nobody else has the model."""
+    peers = {name: statistics.median(rate) for name, rate in rates.items() if name != "rankloom"}
+    if not peers:
+        return None
+    best = max(peers, key=lambda name: peers[name])
+    return best, median_ratio(rates["rankloom"], rates[best])
+
+
+def _shown(ratio: tuple[str, float] | None) -> str:
+    if ratio is None:
+        return ""
+    name, value = ratio
+    mark = f"**{value:.2f}, slower**" if value < 1 else f"{value:.2f}"
+    return f"{mark} {name}"
+
+
+def _dlf(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "| fields | layers | step | forward | backward | memory | MFLOP/row "
+        "| share of product peak | share of copy bandwidth |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for result in document["results"]:
+        cost = result["cost"]
+        seconds = result["forward_seconds"]
+        rate = cost["batch_rows"] / seconds
+        flops = cost["flops_per_row"] * rate / result["flops_per_second"]
+        moved = cost["bytes_moved_per_row"] * rate / result["bytes_per_second"]
+        lines.append(
+            f"| {result['fields']} | {result['layers']} | {result['step_seconds'] * 1e3:,.0f} ms "
+            f"| {seconds * 1e3:,.0f} ms | {result['backward_seconds'] * 1e3:,.0f} ms "
+            f"| {result['peak_memory_bytes'] / 2**30:.1f} GiB | {cost['flops_per_row'] / 1e6:.2f} "
+            f"| {flops:.0%} | {moved:.0%} |"
+        )
     return "\n".join(lines)

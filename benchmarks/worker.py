@@ -26,21 +26,37 @@ class Channel:
         self._answers = os.fdopen(int(os.environ[ANSWERS]), "w")
         self.answer({"ready": True})
 
-    def next(self) -> str | None:
-        """Wait for the next command; None when the parent is done."""
-        line = sys.stdin.readline()
-        return str(json.loads(line)["command"]) if line else None
+    def next(self) -> tuple[str, dict[str, Any]] | None:
+        """Wait for the next command and its arguments; None when the parent is done."""
+        while line := sys.stdin.readline():
+            arguments: dict[str, Any] = json.loads(line)
+            command = str(arguments.pop("command"))
+            if command != "memory":  # the same in every worker
+                return command, arguments
+            self.answer({"peak_memory_bytes": peak_resident_bytes()})
+        return None
 
     def answer(self, answer: Answer) -> None:
         """Answer the command."""
         print(json.dumps(answer), file=self._answers, flush=True)
 
 
-def serve(commands: dict[str, Callable[[], Answer]]) -> None:
+def peak_resident_bytes() -> int:
+    """Highest resident memory of this process so far, mapped files included.
+
+    Not `getrusage`: its figure starts at the size of the process that forked this one.
+    """
+    status = Path("/proc/self/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
+def serve(commands: dict[str, Callable[..., Answer]]) -> None:
     """Answer commands until the parent is done."""
     channel = Channel()
-    while (name := channel.next()) is not None:
-        channel.answer(commands[name]())
+    while (request := channel.next()) is not None:
+        name, arguments = request
+        channel.answer(commands[name](**arguments))
 
 
 class Worker:
@@ -66,12 +82,15 @@ class Worker:
         os.close(theirs)
         self._answers = os.fdopen(answers)
         self.name = log.stem
+
+    def wait(self) -> None:
+        """Wait until it is ready. Workers that start together wait together."""
         self._read()
 
-    def ask(self, command: str) -> Answer:
+    def ask(self, command: str, **arguments: Any) -> Answer:
         """Run one command and wait for its answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"command": command}) + "\n")
+        self._process.stdin.write(json.dumps({"command": command} | arguments) + "\n")
         self._process.stdin.flush()
         return self._read()
 

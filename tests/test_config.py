@@ -132,3 +132,39 @@ def test_bad_overrides() -> None:
             apply_overrides({}, [text])
     with pytest.raises(ValueError, match=r"--set name\.x: name is a value, not a table"):
         apply_overrides({"name": "x"}, ["name.x=3"])
+
+
+class Inner(Config):
+    width: int = 1
+    """Width."""
+    depth: int = 1
+    """Depth."""
+
+
+class Outer(Config):
+    inner: Inner = Inner(width=5)
+    """A table whose default is not its class's."""
+    part: Part = Cross(rank=7)
+    """The part."""
+    deeper: dict[str, Inner] = Field(default_factory=dict)
+    """Tables without a default of their own."""
+
+
+class Outermost(Config):
+    outer: Outer = Outer(inner=Inner(width=6, depth=3))
+    """Two tables deep."""
+
+
+def test_a_table_keeps_what_it_does_not_state_as_the_default_has_it() -> None:
+    parsed = parse_config(Outer, {"inner": {"depth": 2}, "deeper": {"a": {"depth": 2}}}, "r")
+    assert parsed.inner == Inner(width=5, depth=2)
+    assert parsed.deeper["a"] == Inner(width=1, depth=2)
+    nested = parse_config(Outermost, {"outer": {"inner": {"width": 4}}}, "r")
+    assert nested.outer.inner == Inner(width=4, depth=3)
+    assert parse_config(Outer, {"inner": Inner(depth=2)}, "r").inner == Inner(width=1, depth=2)
+
+
+def test_a_default_of_another_kind_gives_nothing() -> None:
+    assert parse_config(Outer, {"part": {"kind": "cross"}}, "r").part == Cross(rank=7)
+    assert parse_config(Outer, {"part": {"kind": "gate"}}, "r").part == Gate()
+    assert parse_config(Outer, {"part": {}}, "r").part == Cross(rank=7)

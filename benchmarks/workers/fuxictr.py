@@ -1,7 +1,7 @@
 """FuxiCTR 2.3.10: its layers, its embedding, its loader and its own training loop.
 
-Its model zoo is missing from its wheel, so the four models are assembled here from its parts, in
-the form of its documentation.
+Its model zoo is missing from its wheel, so the models are assembled from its parts
+(`fuxictr_models`).
 """
 
 import json
@@ -15,18 +15,13 @@ import numpy as np
 import torch
 from fuxictr.features import FeatureMap
 from fuxictr.pytorch.dataloaders import RankDataLoader
-from fuxictr.pytorch.layers import (
-    CrossNetV2,
-    FactorizationMachine,
-    FeatureEmbedding,
-    LogisticRegression,
-    MLP_Block,
-)
+from fuxictr.pytorch.layers import FeatureEmbedding, LogisticRegression
 from fuxictr.pytorch.models import BaseModel
 from sklearn.metrics import roc_auc_score
 
 from benchmarks import shapes
 from benchmarks.worker import serve
+from benchmarks.workers.fuxictr_models import CORES, WITH_LINEAR_TERM
 
 
 def feature_map(folder: Path) -> FeatureMap:
@@ -52,10 +47,10 @@ def feature_map(folder: Path) -> FeatureMap:
 
 
 class Assembled(BaseModel):
-    def __init__(self, kind: str, features: FeatureMap, folder: Path) -> None:
+    def __init__(self, case: str, features: FeatureMap, folder: Path) -> None:
         super().__init__(
             features,
-            model_id=kind,
+            model_id=case,
             gpu=-1,
             embedding_regularizer=shapes.EMBEDDING_L2,
             net_regularizer=0,
@@ -63,37 +58,34 @@ class Assembled(BaseModel):
             model_root=str(folder),
             metrics=["AUC"],
         )
-        self.kind = kind
-        width = shapes.EMBEDDING_DIM * shapes.NUM_FIELDS
-        if kind == "lr":
+        if case in WITH_LINEAR_TERM:
             self.lr_layer = LogisticRegression(features, use_bias=True)
-        else:
+        if case in CORES:
             self.embedding_layer = FeatureEmbedding(features, shapes.EMBEDDING_DIM)
-        if kind in ("fm", "deepfm"):
-            self.fm = FactorizationMachine(features)
-        if kind == "deepfm":
-            self.mlp = MLP_Block(width, hidden_units=list(shapes.HIDDEN), output_dim=1)
-        if kind == "dcnv2":
-            self.crossnet = CrossNetV2(width, shapes.CROSS_LAYERS)
-            self.mlp = MLP_Block(width, hidden_units=list(shapes.HIDDEN))
-            self.fc = torch.nn.Linear(width + shapes.HIDDEN[-1], 1)
+            self.core = CORES[case]()
         self.compile("adam", "binary_crossentropy", shapes.LEARNING_RATE)
         self.reset_parameters()
         self.model_to_device()
 
     def forward(self, inputs):
         X = self.get_inputs(inputs)
-        if self.kind == "lr":
-            logit = self.lr_layer(X)
-        elif self.kind == "fm":
-            logit = self.fm(X, self.embedding_layer(X))
-        elif self.kind == "deepfm":
-            embedded = self.embedding_layer(X)
-            logit = self.fm(X, embedded) + self.mlp(embedded.flatten(start_dim=1))
-        else:
-            flat = self.embedding_layer(X, flatten_emb=True)
-            logit = self.fc(torch.cat([self.crossnet(flat), self.mlp(flat)], dim=-1))
-        return {"y_pred": self.output_activation(logit)}
+        logit, towers = 0.0, []
+        if hasattr(self, "core"):
+            logit = self.core(self.embedding_layer(X))
+            if isinstance(logit, tuple):
+                logit, *towers = logit
+        if hasattr(self, "lr_layer"):
+            logit = logit + self.lr_layer(X)
+        return {
+            "y_pred": self.output_activation(logit),
+            "towers": [self.output_activation(tower) for tower in towers],
+        }
+
+    def add_loss(self, return_dict, y_true):
+        loss = main = super().add_loss(return_dict, y_true)
+        for tower in return_dict["towers"]:
+            loss = loss + self.core.tower_loss(main, return_dict["y_pred"], tower, y_true)
+        return loss
 
 
 def main(arguments: SimpleNamespace) -> None:
@@ -101,15 +93,23 @@ def main(arguments: SimpleNamespace) -> None:
     torch.manual_seed(arguments.seed)
     folder = Path(arguments.folder)
     features = feature_map(folder)
-    options = {"batch_size": shapes.BATCH_SIZE, "data_format": "npz", "num_workers": 1}
-    train, valid = RankDataLoader(
-        features,
-        stage="train",
-        train_data=str(folder / "train.npz"),
-        valid_data=str(folder / "valid.npz"),
-        shuffle=True,
-        **options,
-    )
+
+    def load(folder: Path) -> None:
+        nonlocal train, valid, labels
+        train, valid = RankDataLoader(
+            features,
+            stage="train",
+            train_data=str(folder / "train.npz"),
+            valid_data=str(folder / "valid.npz"),
+            batch_size=arguments.batch_size,
+            shuffle=True,
+            data_format="npz",
+            num_workers=1,
+        )
+        labels = np.load(folder / "valid.npz")["label"]
+        model.valid_gen = valid
+
+    train = valid = labels = None
     model = Assembled(arguments.model, features, folder)
     model._max_gradient_norm = 10.0  # what fit() sets before its epochs
     model._total_steps = 0
@@ -117,7 +117,11 @@ def main(arguments: SimpleNamespace) -> None:
     model._epoch_index = 0
     model._eval_steps = 10**9
     model._stop_training = False
-    model.valid_gen = valid
+    load(folder)
+
+    def use(folder: str) -> dict[str, int]:
+        load(Path(folder))
+        return {"rows": train.num_samples}
 
     def epoch() -> dict[str, float]:
         start = time.perf_counter()
@@ -129,11 +133,13 @@ def main(arguments: SimpleNamespace) -> None:
         model.predict(valid)
         return {"rows": valid.num_samples, "seconds": time.perf_counter() - start}
 
+    def parameters() -> dict[str, int]:
+        return {"parameters": sum(p.numel() for p in model.parameters() if p.requires_grad)}
+
     def auc() -> dict[str, float]:
-        labels = np.load(folder / "valid.npz")["label"]
         return {"auc": float(roc_auc_score(labels, model.predict(valid)))}
 
-    serve({"epoch": epoch, "infer": infer, "auc": auc})
+    serve({"use": use, "epoch": epoch, "infer": infer, "auc": auc, "parameters": parameters})
 
 
 if __name__ == "__main__":

@@ -34,6 +34,17 @@ class Config(BaseModel):
             for key, value in values.items()
         }
 
+    @model_validator(mode="before")
+    @classmethod
+    def _complete_tables(cls, values: Any) -> Any:
+        """A table that states some keys keeps the others as the field's default has them.
+
+        A default of another `kind` gives nothing.
+        """
+        if not isinstance(values, dict):
+            return values
+        return {key: _completed(value, _default(cls, key)) for key, value in values.items()}
+
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
 
@@ -103,6 +114,22 @@ def apply_overrides(values: dict[str, Any], assignments: list[str]) -> dict[str,
                 raise ValueError(f"--set {key}: {parent} is a value, not a table")
         table[last] = _parse_value(text.strip())
     return result
+
+
+def _default(config_type: type[BaseModel], key: str) -> Any:
+    """Plain values of a field's default where that is a config, else None."""
+    field = config_type.model_fields.get(key)
+    default = None if field is None else field.get_default(call_default_factory=False)
+    return default.model_dump() if isinstance(default, BaseModel) else None
+
+
+def _completed(value: Any, default: Any) -> Any:
+    if not isinstance(value, dict) or not isinstance(default, dict):
+        return value
+    if value.get("kind", default.get("kind")) != default.get("kind"):
+        return value
+    stated = {key: _completed(part, default.get(key)) for key, part in value.items()}
+    return default | stated
 
 
 def describe_errors(config_type: type[BaseModel], error: ValidationError, source: str) -> str:
