@@ -37,13 +37,10 @@ class Config(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _complete_tables(cls, values: Any) -> Any:
-        """A table that states some keys keeps the others as the field's default has them.
-
-        A default of another `kind` gives nothing.
-        """
+        """A table that states some keys keeps the others as the field's default has them."""
         if not isinstance(values, dict):
             return values
-        return {key: _completed(value, _default(cls, key)) for key, value in values.items()}
+        return {key: complete(value, _default(cls, key)) for key, value in values.items()}
 
 
 ConfigT = TypeVar("ConfigT", bound=BaseModel)
@@ -123,12 +120,16 @@ def _default(config_type: type[BaseModel], key: str) -> Any:
     return default.model_dump() if isinstance(default, BaseModel) else None
 
 
-def _completed(value: Any, default: Any) -> Any:
+def complete(value: Any, default: Any) -> Any:
+    """A plain value, with what a table does not state taken from its default.
+
+    Tables are completed at every depth, lists are not. A default of another `kind` gives nothing.
+    """
     if not isinstance(value, dict) or not isinstance(default, dict):
         return value
     if value.get("kind", default.get("kind")) != default.get("kind"):
         return value
-    stated = {key: _completed(part, default.get(key)) for key, part in value.items()}
+    stated = {key: complete(part, default.get(key)) for key, part in value.items()}
     return default | stated
 
 

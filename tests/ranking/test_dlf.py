@@ -134,7 +134,7 @@ def test_gate_is_clipped_element_by_element() -> None:
 def test_layer_adds_streams_fusion_and_gated_input() -> None:
     torch.manual_seed(0)
     config = DLFConfig(embedding_dim=4, num_tokens=3, num_layers=1)
-    layer = DLF(config, SCHEMA).layers.layers[0]
+    layer = DLF(config, SCHEMA).body.layers[0]
     assert isinstance(layer, DLFLayer)
     x = torch.randn(3, 5, 4)
     streams = [stream(x, x) for stream in layer.streams]
@@ -161,7 +161,7 @@ def test_numbers_of_tokens(settings: dict[str, object], widths: list[int]) -> No
     """Five fields enter; blocks give three tokens each, and what fuses gives three more."""
     model = DLF(DLFConfig(embedding_dim=4, num_tokens=3, num_layers=2, **settings), SCHEMA)
     seen: list[int] = []
-    for layer in model.layers.layers:
+    for layer in model.body.layers:
         layer.register_forward_hook(lambda module, inputs, out: seen.append(out.shape[1]))
     model(random_batch(SCHEMA, 2))
     assert seen == widths
@@ -171,7 +171,7 @@ def test_residual_needs_no_projection_when_tokens_stay() -> None:
     """4 M = N: five streams' worth of tokens equal the input's."""
     schema = example_schema(num_categorical=11, num_numeric=0, sequences=False, vectors=False)
     model = DLF(DLFConfig(embedding_dim=4, num_tokens=3, num_layers=1), schema)
-    assert isinstance(model.layers.layers[0].project, nn.Identity)
+    assert isinstance(model.body.layers[0].project, nn.Identity)
     assert model(random_batch(schema, 2)).shape == (2, schema.num_tasks)
 
 
@@ -179,11 +179,11 @@ def test_late_fusion_keeps_streams_apart_until_the_head() -> None:
     config = DLFConfig(embedding_dim=4, num_tokens=3, num_layers=2, fusion=LateFusion())
     model = DLF(config, SCHEMA)
     batch = random_batch(SCHEMA, 4)
-    before = model.layers(model.embedding(batch))
+    before = model.body(model.embedding(batch))
     with torch.no_grad():
-        for parameter in model.layers.stacks[1].parameters():
+        for parameter in model.body.stacks[1].parameters():
             parameter.add_(1.0)
-    after = model.layers(model.embedding(batch))
+    after = model.body(model.embedding(batch))
     changed = (before != after).any(dim=2).any(dim=0)
     assert changed.tolist() == [False] * 3 + [True] * 3 + [False] * 3
 
@@ -192,11 +192,11 @@ def test_fused_streams_move_each_other() -> None:
     config = DLFConfig(embedding_dim=4, num_tokens=3, num_layers=2)
     model = DLF(config, SCHEMA)
     batch = random_batch(SCHEMA, 4)
-    before = model.layers(model.embedding(batch))
+    before = model.body(model.embedding(batch))
     with torch.no_grad():
-        for parameter in model.layers.layers[0].streams[1].parameters():
+        for parameter in model.body.layers[0].streams[1].parameters():
             parameter.add_(1.0)
-    after = model.layers(model.embedding(batch))
+    after = model.body(model.embedding(batch))
     assert (before != after).any(dim=2).any(dim=0).all()
 
 
@@ -215,7 +215,7 @@ def test_twelve_layers_stay_finite(residual: Gated | Plain) -> None:
     for parameter in model.parameters():
         assert parameter.grad.isfinite().all()
         assert parameter.grad.abs().max() < 1e4
-    assert any(p.grad.any() for p in model.layers.layers[0].parameters())
+    assert any(p.grad.any() for p in model.body.layers[0].parameters())
 
 
 def test_attention_between_streams_needs_two() -> None:

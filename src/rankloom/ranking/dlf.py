@@ -189,11 +189,11 @@ class DLF(nn.Module):
     def __init__(self, config: DLFConfig, schema: Schema) -> None:
         super().__init__()
         self.embedding = FieldEmbedding(schema, config.embedding_dim)
-        layers = config.build_layers(self.embedding.num_fields)
-        self.layers = layers
-        self.head = linear(layers.num_tokens * config.embedding_dim, schema.num_tasks)
+        body = config.build_layers(self.embedding.num_fields)
+        self.body = body
+        self.head = linear(body.num_tokens * config.embedding_dim, schema.num_tasks)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""
-        x = self.layers(self.embedding(batch))  # [batch, tokens, dim]
+        x = self.body(self.embedding(batch))  # [batch, tokens, dim]
         return self.head(x.flatten(1))

@@ -15,6 +15,17 @@ batch_size = 4096
 [evaluation]
 metrics = ["auc", "log_loss"]
 ```
+
+A recipe that differs from another one in a few settings names it, relative to itself, and states
+those alone (its name is the file's where it states none; a list replaces the other's list):
+
+```toml
+base = "dcnv2.toml"
+name = "dcnv2-frappe-deep"
+
+[model]
+num_crosses = 8
+```
 """
 
 from collections.abc import Sequence
@@ -24,7 +35,7 @@ from typing import Any, Self
 from pydantic import Field, model_validator
 
 from rankloom.catalog import Entry, lookup
-from rankloom.config import Config, apply_overrides, parse_config, read_toml
+from rankloom.config import Config, apply_overrides, complete, parse_config, read_toml
 from rankloom.evaluation.protocol import EvaluationConfig
 from rankloom.training.config import TrainingConfig
 
@@ -82,9 +93,38 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, with dotted `key=value` overrides as `--set` gives them.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: there is no such file, or no such base.
         ValueError: what is wrong, one line per problem.
     """
-    values = apply_overrides(read_toml(path), list(overrides))
+    values = apply_overrides(_with_base(Path(path), ()), list(overrides))
     values.setdefault("name", Path(path).stem)
     return parse_config(Recipe, values, str(path))
+
+
+def _with_base(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:
+    """Values of a recipe file, completed from its base.
+
+    Args:
+        path: the file.
+        derived: the files that name it as their base, at whatever distance.
+    """
+    values = read_toml(path)
+    if "base" not in values:
+        return values
+    base = values.pop("base")
+    if not isinstance(base, str):
+        raise ValueError(f"{path}: base must be the path of a recipe; got {base!r}")
+    known = (*derived, path.resolve())
+    following = path.parent / base
+    if following.resolve() in known:
+        raise ValueError(f"{path}: base {base} leads back to this recipe")
+    given = _with_base(following, known)
+    if _model_name(values) not in (None, _model_name(given)):
+        given.pop("model", None)  # another model's settings
+    completed: dict[str, Any] = complete({"name": path.stem} | values, given)
+    return completed
+
+
+def _model_name(values: dict[str, Any]) -> Any:
+    model = values.get("model")
+    return model.get("name") if isinstance(model, dict) else None
