@@ -286,4 +286,7 @@ class _NetworkFusion(nn.Module):
         self.network = MLP(num_streams * dim, (*hidden, dim))
 
     def forward(self, streams: Streams) -> Tokens:
-        return self.network(streams.transpose(1, 2).flatten(2))
+        side_by_side = streams.transpose(1, 2).flatten(2)  # [batch, tokens, streams * dim]
+        # Rows of tokens: an in-place activation would copy what a linear layer gives for 3 axes.
+        out = self.network(side_by_side.flatten(0, 1))
+        return torch.unflatten(out, 0, (-1, streams.shape[2]))
