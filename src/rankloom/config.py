@@ -114,10 +114,20 @@ def apply_overrides(values: dict[str, Any], assignments: list[str]) -> dict[str,
 
 
 def _default(config_type: type[BaseModel], key: str) -> Any:
-    """Plain values of a field's default where that is a config, else None."""
+    """What a field's default, where that is a config, has other than its class."""
     field = config_type.model_fields.get(key)
     default = None if field is None else field.get_default(call_default_factory=False)
-    return default.model_dump() if isinstance(default, BaseModel) else None
+    return _own_values(default) if isinstance(default, BaseModel) else None
+
+
+def _own_values(config: BaseModel) -> dict[str, Any]:
+    """The kind, and what differs from the class's defaults."""
+    values = {}
+    for key, field in type(config).model_fields.items():
+        value = getattr(config, key)
+        if key == "kind" or value != field.get_default(call_default_factory=True):
+            values[key] = _own_values(value) if isinstance(value, BaseModel) else value
+    return values
 
 
 def complete(value: Any, default: Any) -> Any:

@@ -108,7 +108,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
     ],
     "dlf_code": [
         {
-            "embedding_dim": 4,
+            "embedding_dim": 8,
             "num_layers": 2,
             "num_tokens": 3,
             "rank": 2,
@@ -125,7 +125,7 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "head": STREAM,
         },
         {
-            "embedding_dim": 4,
+            "embedding_dim": 8,
             "num_layers": 1,
             "num_tokens": 3,
             "rank": 2,

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.chunked import linear_over
 from rankloom.layers.embedding import FieldEmbedding, FirstOrder
 from rankloom.layers.mlp import MLP, linear
 from rankloom.layers.pairs import num_pairs, pair_indices, pair_products
@@ -142,10 +143,22 @@ class _DeepPairs(nn.Module):
 
     def forward(self, vectors: Float[Tensor, "batch fields dim"]) -> Float[Tensor, "batch tasks"]:
         vectors = in_product_dtype(vectors)
-        # As rows 2i and 2i+1, both kinds of pairs come out side by side without being copied.
         both = torch.stack([vectors, self.senet(vectors)], dim=1)  # [batch, 2, fields, dim]
+        # All pairs of a batch would be thousands of numbers a row, several times over.
+        first, *above = self.deep.layers
+        assert isinstance(first, nn.Linear)
+        x = linear_over(first, self._side_by_side, list(self.bilinear.parameters()), both)
+        for layer in above:
+            x = layer(x)
+        return x
+
+    def _side_by_side(
+        self, both: Float[Tensor, "batch kinds fields dim"]
+    ) -> Float[Tensor, "batch width"]:
+        """Pairs of the vectors as they are, then of the weighed ones."""
+        # As rows 2i and 2i+1, both kinds of pairs come out side by side without being copied.
         pairs = self.bilinear(both.flatten(0, 1))  # [batch * 2, pairs, dim]
-        return self.deep(torch.unflatten(pairs, 0, (-1, 2)).flatten(1))
+        return torch.unflatten(pairs, 0, (-1, 2)).flatten(1)
 
 
 class FiBiNET(nn.Module):

@@ -1,0 +1,91 @@
+"""A linear layer over features that are too many to hold for all rows at once."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+CPU_CHUNK = 2**22
+"""Features held at once on a CPU: enough rows for the product to be worth reading the weights, in
+blocks that the allocator keeps for the next chunk."""
+DEVICE_CHUNK = 2**28
+"""Features held at once elsewhere."""
+
+Features = Callable[[Tensor], Tensor]
+"""Features [rows, features] of some rows [rows, ...], each row by itself."""
+
+
+def linear_over(
+    layer: nn.Linear,
+    features: Features,
+    parameters: Sequence[Tensor],
+    x: Float[Tensor, "batch ..."],
+) -> Float[Tensor, "batch out"]:
+    """`layer(features(x))`, a chunk of rows at a time; backward makes the features again.
+
+    Args:
+        layer: the linear layer.
+        features: makes the features of some rows; it must not draw random numbers.
+        parameters: what `features` uses that trains, besides the rows.
+        x: the rows.
+    """
+    if torch.compiler.is_compiling():  # custom gradients cannot be exported
+        return cast(Tensor, layer(features(x)))
+    return cast(
+        Tensor,
+        _LinearOver.apply(features, layer.in_features, x, layer.weight, layer.bias, *parameters),  # type: ignore[no-untyped-call]
+    )
+
+
+def _chunks(x: Tensor, num_features: int) -> list[slice]:
+    limit = CPU_CHUNK if x.device.type == "cpu" else DEVICE_CHUNK
+    step = max(1, limit // num_features)
+    return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+class _LinearOver(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        features: Features,
+        num_features: int,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *parameters: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight, *parameters)
+        ctx.features, ctx.num_features, ctx.has_bias = features, num_features, bias is not None
+        device = x.device.type
+        ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        parts = [
+            nn.functional.linear(features(x[rows]), weight, bias)
+            for rows in _chunks(x, num_features)
+        ]
+        # Without rows the type is still the product's.
+        return torch.cat(parts) if parts else nn.functional.linear(features(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, *parameters = ctx.saved_tensors
+        enabled, dtype = ctx.autocast
+        to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
+        to_parameters = [torch.zeros_like(parameter) for parameter in parameters]
+        for rows in _chunks(x, ctx.num_features):
+            with torch.enable_grad(), torch.autocast(x.device.type, dtype, enabled=enabled):
+                part = x[rows].detach().requires_grad_()
+                made = ctx.features(part)
+                to_made = gradient[rows] @ weight
+                to_weight += gradient[rows].T @ made.detach()
+                to_part, *others = torch.autograd.grad(
+                    made, (part, *parameters), to_made.to(made.dtype)
+                )
+            to_x[rows] = to_part
+            for total, other in zip(to_parameters, others, strict=True):
+                total += other
+        to_bias = gradient.sum(0).to(weight.dtype) if ctx.has_bias else None
+        return None, None, to_x, to_weight, to_bias, *to_parameters

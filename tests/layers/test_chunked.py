@@ -1,0 +1,64 @@
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rankloom.layers import chunked
+from rankloom.layers.chunked import linear_over
+
+
+@pytest.fixture(params=[1, 20, 10_000])
+def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """One row at a time, a few, and all at once."""
+    monkeypatch.setattr(chunked, "CPU_CHUNK", request.param)
+    return int(request.param)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_equals_the_layer_over_all_features_forward_and_gradient(chunk: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(6, 4, dtype=torch.float64, requires_grad=True)
+    scale = torch.randn(6, dtype=torch.float64, requires_grad=True)
+    layer = nn.Linear(6, 3, bias=bias).double()
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    held: list[int] = []
+
+    def features(rows: Tensor) -> Tensor:
+        held.append(len(rows))
+        return torch.tanh(rows @ weight.T) * scale
+
+    fast = linear_over(layer, features, [weight, scale], x)
+    assert max(held) == min(7, max(1, chunk // 6))
+    slow = layer(torch.tanh(x @ weight.T) * scale)
+    torch.testing.assert_close(fast, slow)
+    inputs = [x, weight, scale, *layer.parameters()]
+    actual = torch.autograd.grad(fast.square().sum(), inputs)
+    expected = torch.autograd.grad(slow.square().sum(), inputs)
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_no_rows() -> None:
+    layer = nn.Linear(2, 3)
+    x = torch.empty(0, 2, requires_grad=True)
+    out = linear_over(layer, lambda rows: rows.square(), [], x)
+    assert out.shape == (0, 3)
+    out.sum().backward()
+    assert x.grad is not None
+    assert not layer.weight.grad.any()
+
+
+def test_autocast_counts_in_both_passes() -> None:
+    torch.manual_seed(0)
+    weight = torch.randn(40, 8, requires_grad=True)
+    layer = nn.Linear(40, 3)
+    x = torch.randn(50, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = linear_over(layer, lambda rows: torch.relu(rows @ weight.T), [weight], x)
+        slow = layer(torch.relu(x @ weight.T))
+    assert fast.dtype == torch.bfloat16
+    torch.testing.assert_close(fast, slow, rtol=0.02, atol=0.02)
+    actual = torch.autograd.grad(fast.float().sum(), [x, weight, *layer.parameters()])
+    expected = torch.autograd.grad(slow.float().sum(), [x, weight, *layer.parameters()])
+    for one, other in zip(actual, expected, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
