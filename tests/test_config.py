@@ -4,7 +4,15 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import Field, ValidationError, model_validator
 
-from rankloom.config import Config, apply_overrides, load_config, parse_config, read_toml, to_toml
+from rankloom.config import (
+    Config,
+    apply_overrides,
+    load_config,
+    parse_config,
+    read_json_values,
+    read_toml,
+    to_toml,
+)
 
 
 class Cross(Config):
@@ -168,3 +176,14 @@ def test_a_default_of_another_kind_gives_nothing() -> None:
     assert parse_config(Outer, {"part": {"kind": "cross"}}, "r").part == Cross(rank=7)
     assert parse_config(Outer, {"part": {"kind": "gate"}}, "r").part == Gate()
     assert parse_config(Outer, {"part": {}}, "r").part == Cross(rank=7)
+
+
+def test_json_files_that_cannot_be_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    with pytest.raises(FileNotFoundError, match="no such file: .*a.json"):
+        read_json_values(path)
+    path.write_text('{"a": 1', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"a\.json: not valid JSON: .*line 1 column 8"):
+        read_json_values(path)
+    path.write_text('{"a": [1, null]}', encoding="utf-8")
+    assert read_json_values(path) == {"a": [1, None]}

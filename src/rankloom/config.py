@@ -5,6 +5,7 @@ error never turns into a silently ignored setting.
 """
 
 import difflib
+import json
 import tomllib
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -82,6 +83,22 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(file.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not valid TOML: {error}") from None
+
+
+def read_json_values(path: str | Path) -> Any:
+    """Parse a JSON file.
+
+    Raises:
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not JSON; the message gives file, line and column.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise FileNotFoundError(f"no such file: {file}")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: not valid JSON: {error}") from None
 
 
 def to_toml(config: BaseModel) -> str:

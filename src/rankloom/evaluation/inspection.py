@@ -9,7 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from rankloom.config import Config, parse_config
+from rankloom.config import Config, parse_config, read_json_values
 from rankloom.evaluation.frequency import Decile
 from rankloom.evaluation.spectrum import Spectrum
 from rankloom.runs.atomic import write_text
@@ -113,10 +113,4 @@ def read_inspection(path: str | Path) -> Inspection:
     """
     given = Path(path)
     file = given / INSPECTION_FILE if given.is_dir() else given
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from None
-    return parse_config(Inspection, values, str(file))
+    return parse_config(Inspection, read_json_values(file), str(file))

@@ -12,7 +12,7 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rankloom.config import parse_config
+from rankloom.config import parse_config, read_json_values
 from rankloom.report.leaderboard import SIGNIFICANCE, Leaderboard, Table
 from rankloom.report.rows import Row
 from rankloom.report.seeds import Difference, Summary
@@ -84,14 +84,7 @@ def read_json(path: str | Path) -> Leaderboard:
         FileNotFoundError: there is none.
         ValueError: it is not JSON, or no leaderboard.
     """
-    file = Path(path)
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from None
-    return parse_config(Leaderboard, values, str(file))
+    return parse_config(Leaderboard, read_json_values(path), str(path))
 
 
 def to_csv(leaderboard: Leaderboard) -> str:

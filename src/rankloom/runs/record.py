@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BeforeValidator, Field, PlainSerializer
 
-from rankloom.config import Config, parse_config
+from rankloom.config import Config, parse_config, read_json_values
 from rankloom.runs.atomic import write_text
 from rankloom.runs.environment import Commit, Machine, Versions
 from rankloom.schema import Schema
@@ -225,10 +225,7 @@ def read_record(folder: str | Path) -> Record:
     file = path / RECORD_FILE if path.is_dir() or path.suffix != ".json" else path
     if not file.is_file():
         raise FileNotFoundError(f"no {file.name} in {file.parent}; it is written when a run ends")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from None
+    values = read_json_values(file)
     if not isinstance(values, dict):
         raise ValueError(f"{file}: a record is a JSON object; got {type(values).__name__}")
     version = values.get("format_version")

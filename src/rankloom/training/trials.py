@@ -1,13 +1,12 @@
 """The results of a search: `tune.json`."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import AwareDatetime, Field
 
-from rankloom.config import Config, parse_config
+from rankloom.config import Config, parse_config, read_json_values
 from rankloom.runs.environment import Commit, Machine, Versions
 
 RESULT_FILE = "tune.json"
@@ -114,10 +113,4 @@ def read_result(path: str | Path) -> TuneResult:
     file = Path(path)
     if file.is_dir():
         file = file / RESULT_FILE
-    if not file.is_file():
-        raise FileNotFoundError(f"no such file: {file}")
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file}: not valid JSON: {error}") from None
-    return parse_config(TuneResult, values, str(file))
+    return parse_config(TuneResult, read_json_values(file), str(file))
