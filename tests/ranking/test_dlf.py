@@ -168,7 +168,7 @@ def test_numbers_of_tokens(settings: dict[str, object], widths: list[int]) -> No
 
 
 def test_residual_needs_no_projection_when_tokens_stay() -> None:
-    """4 M = N: five streams' worth of tokens equal the input's."""
+    """Twelve fields enter, and three blocks and their fusion give three tokens each."""
     schema = example_schema(num_categorical=11, num_numeric=0, sequences=False, vectors=False)
     model = DLF(DLFConfig(embedding_dim=4, num_tokens=3, num_layers=1), schema)
     assert isinstance(model.body.layers[0].project, nn.Identity)

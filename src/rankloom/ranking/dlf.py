@@ -8,8 +8,8 @@ Equations, for a layer's input E of N tokens (E1: the fields' vectors):
     fusion         Z = [Z_L; Z_C; Z_D; Att(Z_L, Z_C, Z_D)]   `layers.stream_attention`
     residual       E' = Z + max(eps, W_G E) * E
     logits         w^T vec(E[L+1]) + b
-Differs from the paper: a LayerNorm after the residual, as in the author's public code; without one,
-    eight layers diverge.
+Differs from the paper: a LayerNorm after the residual, as in the author's public code; the paper
+    names no norm. `cross_product` is a block of ours.
 The paper does not say:
     - the shapes of W_LI, W_LO, W_CI, W_CO: no reading fits all it prints. `flatten` (default, the
       author's code): N x rank products, LayerNorm, one matrix to M tokens. `token` (nearest to the
