@@ -1,0 +1,110 @@
+"""Settings of the connections between layers, for every model that is a stack of token layers."""
+
+from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+from torch import nn
+
+from rankloom.config import Config
+from rankloom.layers.connections.layers import ConnectedStack
+from rankloom.layers.connections.layers import Connection as ConnectionModule
+from rankloom.layers.connections.residual import (
+    Identity,
+    LearnableMatrix,
+    LearnableScale,
+    PostNorm,
+    SiameseNorm,
+)
+
+
+class ConnectionConfig(Config):
+    """What the settings of all connections say about themselves."""
+
+    pre_norm: ClassVar[bool] = True
+    """Whether layers normalise what they read, and the stack its output."""
+    separate_streams: ClassVar[bool] = False
+    """Whether layers are given queries, keys and values of their own."""
+
+    per_sublayer: bool = False
+    """Whether the connection stands around every attention and every network instead of every
+    layer."""
+
+    def build(self, dim: int, num_layers: int) -> ConnectionModule:
+        """The connection of `num_layers` layers (or sublayers) over tokens of width `dim`."""
+        raise NotImplementedError
+
+
+class IdentityConfig(ConnectionConfig):
+    """x + f(x)."""
+
+    kind: Literal["identity"] = "identity"
+
+    def build(self, dim: int, num_layers: int) -> ConnectionModule:
+        """The connection."""
+        return Identity(dim)
+
+
+class LearnableConfig(ConnectionConfig):
+    """W x + f(x)."""
+
+    kind: Literal["learnable"] = "learnable"
+    weight: Literal["scalar", "vector", "matrix"] = "scalar"
+    """What W is; it starts as one."""
+
+    def build(self, dim: int, num_layers: int) -> ConnectionModule:
+        """The connection."""
+        if self.weight == "matrix":
+            return LearnableMatrix(dim, num_layers)
+        return LearnableScale(dim, num_layers, per_dimension=self.weight == "vector")
+
+
+class PostNormConfig(ConnectionConfig):
+    """LayerNorm(x + f(x))."""
+
+    pre_norm: ClassVar[bool] = False
+    kind: Literal["post_norm"] = "post_norm"
+    per_sublayer: bool = True
+
+    def build(self, dim: int, num_layers: int) -> ConnectionModule:
+        """The connection."""
+        return PostNorm([nn.LayerNorm(dim) for _ in range(num_layers)], dim)
+
+
+class SiameseNormConfig(ConnectionConfig):
+    """Two streams, one normalised at every layer and one never."""
+
+    pre_norm: ClassVar[bool] = False
+    kind: Literal["siamese_norm"] = "siamese_norm"
+
+    def build(self, dim: int, num_layers: int) -> ConnectionModule:
+        """The connection."""
+        norms = [nn.RMSNorm(dim) for _ in range(num_layers + 1)]
+        return SiameseNorm(norms, [nn.RMSNorm(dim) for _ in range(num_layers)], dim)
+
+
+Connection = Annotated[
+    IdentityConfig | LearnableConfig | PostNormConfig | SiameseNormConfig,
+    Field(discriminator="kind"),
+]
+
+
+def input_norm(connection: ConnectionConfig, dim: int) -> nn.Module:
+    """The norm that a sublayer begins with."""
+    return nn.RMSNorm(dim) if connection.pre_norm else nn.Identity()
+
+
+def connect(
+    layers: Sequence[Sequence[nn.Module]], connection: ConnectionConfig, dim: int
+) -> ConnectedStack:
+    """Put a connection between layers.
+
+    Args:
+        layers: the sublayers of every layer.
+        connection: its settings.
+        dim: width of a token.
+    """
+    units = sum(map(len, layers)) if connection.per_sublayer else len(layers)
+    built = connection.build(dim, units)
+    norm = nn.RMSNorm(built.out_dim) if connection.pre_norm else None
+    return ConnectedStack(layers, built, per_sublayer=connection.per_sublayer, norm=norm)
