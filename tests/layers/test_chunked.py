@@ -3,13 +3,14 @@ import torch
 from torch import Tensor, nn
 
 from rankloom.layers import chunked
-from rankloom.layers.chunked import linear_over
+from rankloom.layers.chunked import in_chunks, linear_over
 
 
 @pytest.fixture(params=[1, 20, 10_000])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """One row at a time, a few, and all at once."""
     monkeypatch.setattr(chunked, "CPU_CHUNK", request.param)
+    monkeypatch.setattr(chunked, "CACHE_CHUNK", request.param)
     return int(request.param)
 
 
@@ -62,3 +63,50 @@ def test_autocast_counts_in_both_passes() -> None:
     for one, other in zip(actual, expected, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one, other, rtol=0.05, atol=0.05)
+
+
+def test_any_function_in_chunks_equals_it_forward_and_gradient(chunk: int) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 2)).double()
+    x = torch.randn(7, 4, dtype=torch.float64, requires_grad=True)
+    scale = torch.randn(7, 1, dtype=torch.float64)
+    held: list[int] = []
+
+    def function(rows: Tensor, scales: Tensor) -> Tensor:
+        held.append(len(rows))
+        return network(rows) * scales
+
+    parameters = list(network.parameters())
+    fast = in_chunks(function, parameters, 6, x, scale)
+    assert max(held) == min(7, max(1, chunk // 6))
+    slow = network(x) * scale
+    torch.testing.assert_close(fast, slow)
+    actual = torch.autograd.grad(fast.square().sum(), [x, *parameters])
+    expected = torch.autograd.grad(slow.square().sum(), [x, *parameters])
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_any_function_in_chunks_of_no_rows() -> None:
+    layer = nn.Linear(2, 3)
+    x = torch.empty(0, 2, requires_grad=True)
+    out = in_chunks(layer, list(layer.parameters()), 3, x)
+    assert out.shape == (0, 3)
+    out.sum().backward()
+    assert x.grad is not None
+    assert layer.weight.grad is not None
+
+
+def test_any_function_in_chunks_under_autocast() -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(40, 3)
+    x = torch.randn(50, 40, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = in_chunks(layer, list(layer.parameters()), 40, x)
+        slow = layer(x)
+    assert fast.dtype == torch.bfloat16
+    torch.testing.assert_close(fast, slow)
+    actual = torch.autograd.grad(fast.float().square().sum(), [x, *layer.parameters()])
+    expected = torch.autograd.grad(slow.float().square().sum(), [x, *layer.parameters()])
+    for one, other in zip(actual, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)

@@ -1,4 +1,4 @@
-"""A linear layer over features that are too many to hold for all rows at once."""
+"""Layers over features that are too many to hold for all rows at once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -13,6 +13,9 @@ CPU_CHUNK = 2**22
 blocks that the allocator keeps for the next chunk."""
 DEVICE_CHUNK = 2**28
 """Features held at once elsewhere."""
+CACHE_CHUNK = 2**19
+"""Features held at once on a CPU where no weights are read again for every chunk, so that a chunk
+can be small enough for the cache."""
 
 Features = Callable[[Tensor], Tensor]
 """Features [rows, features] of some rows [rows, ...], each row by itself."""
@@ -40,10 +43,76 @@ def linear_over(
     )
 
 
-def _chunks(x: Tensor, num_features: int) -> list[slice]:
-    limit = CPU_CHUNK if x.device.type == "cpu" else DEVICE_CHUNK
-    step = max(1, limit // num_features)
+def in_chunks(
+    function: Callable[..., Tensor],
+    parameters: Sequence[Tensor],
+    num_features: int,
+    *rows: Float[Tensor, "batch ..."],
+) -> Tensor:
+    """`function(*rows)`, a chunk of rows at a time; backward runs it again.
+
+    It costs one more forward pass and saves nearly all of its memory. Where `function` makes much
+    more of a row than it reads and gives, that also saves time: a chunk stays in the cache.
+
+    Args:
+        function: gives a tensor [rows, ...] for tensors [rows, ...], each row by itself; it must
+            not draw random numbers.
+        parameters: what it uses that trains, besides the rows.
+        num_features: numbers that it makes of a row and holds at once.
+        rows: its arguments.
+    """
+    if torch.compiler.is_compiling():  # custom gradients cannot be exported
+        return function(*rows)
+    return cast(Tensor, _InChunks.apply(function, num_features, len(rows), *rows, *parameters))  # type: ignore[no-untyped-call]
+
+
+def _chunks(x: Tensor, num_features: int, limit: int) -> list[slice]:
+    limit = limit if x.device.type == "cpu" else DEVICE_CHUNK
+    step = max(1, limit // max(1, num_features))
     return [slice(start, start + step) for start in range(0, x.shape[0], step)]
+
+
+class _InChunks(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        function: Callable[..., Tensor],
+        num_features: int,
+        num_rows: int,
+        *tensors: Tensor,
+    ) -> Tensor:
+        ctx.save_for_backward(*tensors)
+        ctx.function, ctx.num_features, ctx.num_rows = function, num_features, num_rows
+        device = tensors[0].device.type
+        ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
+        rows = tensors[:num_rows]
+        chunks = _chunks(rows[0], num_features, CACHE_CHUNK)
+        parts = [function(*(x[chunk] for x in rows)) for chunk in chunks]
+        return torch.cat(parts) if parts else function(*rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        tensors, num_rows = ctx.saved_tensors, ctx.num_rows
+        rows, parameters = tensors[:num_rows], tensors[num_rows:]
+        enabled, dtype = ctx.autocast
+        wanted = ctx.needs_input_grad[3:]
+        sums = [
+            torch.zeros_like(x) if want else None for x, want in zip(tensors, wanted, strict=True)
+        ]
+        for chunk in _chunks(rows[0], ctx.num_features, CACHE_CHUNK):
+            with torch.enable_grad(), torch.autocast(rows[0].device.type, dtype, enabled=enabled):
+                parts = [x[chunk].detach() for x in rows]
+                read = zip((*parts, *parameters), wanted, strict=True)
+                sources = [x.requires_grad_() for x, want in read if want]
+                gradients = iter(
+                    torch.autograd.grad(ctx.function(*parts), sources, gradient[chunk])
+                )
+            for number, total in enumerate(sums):
+                if total is not None:
+                    place = total[chunk] if number < num_rows else total
+                    place += next(gradients)
+        return None, None, None, *sums
 
 
 class _LinearOver(torch.autograd.Function):
@@ -63,7 +132,7 @@ class _LinearOver(torch.autograd.Function):
         ctx.autocast = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device))
         parts = [
             nn.functional.linear(features(x[rows]), weight, bias)
-            for rows in _chunks(x, num_features)
+            for rows in _chunks(x, num_features, CPU_CHUNK)
         ]
         # Without rows the type is still the product's.
         return torch.cat(parts) if parts else nn.functional.linear(features(x), weight, bias)
@@ -75,7 +144,7 @@ class _LinearOver(torch.autograd.Function):
         enabled, dtype = ctx.autocast
         to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
         to_parameters = [torch.zeros_like(parameter) for parameter in parameters]
-        for rows in _chunks(x, ctx.num_features):
+        for rows in _chunks(x, ctx.num_features, CPU_CHUNK):
             with torch.enable_grad(), torch.autocast(x.device.type, dtype, enabled=enabled):
                 part = x[rows].detach().requires_grad_()
                 made = ctx.features(part)

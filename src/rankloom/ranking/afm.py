@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.chunked import in_chunks
 from rankloom.layers.embedding import FieldEmbedding, FirstOrder
 from rankloom.layers.mlp import linear
-from rankloom.layers.pairs import pair_products
+from rankloom.layers.pairs import num_pairs, pair_products
 from rankloom.schema import Schema
 
 
@@ -46,14 +47,25 @@ class _PairAttention(nn.Module):
             linear(attention_dim, 1, bias=False),
         )
         self.dropout = nn.Dropout(dropout)
+        self.width = max(dim, attention_dim)
 
-    def forward(self, products: Float[Tensor, "batch pairs dim"]) -> Float[Tensor, "batch dim"]:
+    def forward(self, vectors: Float[Tensor, "batch fields dim"]) -> Float[Tensor, "batch dim"]:
+        pairs = num_pairs(vectors.shape[1])
+        # DIFF: the paper drops units of the products. Drawn here: chunks are run twice.
+        kept = self.dropout(vectors.new_ones(vectors.shape[0], 1, pairs))
+        parameters = list(self.score.parameters())
+        return in_chunks(self.attend, parameters, pairs * self.width, vectors, kept)
+
+    def attend(
+        self, vectors: Float[Tensor, "batch fields dim"], kept: Float[Tensor, "batch 1 pairs"]
+    ) -> Float[Tensor, "batch dim"]:
+        """The weighed sum; `kept` is 0 for dropped pairs."""
+        products = pair_products(vectors)  # [batch, pairs, dim]
         # Flat: the activation acts in place, and on a view of a matrix product that costs copies.
         scores = self.score(products.flatten(0, 1))  # [batch * pairs, 1]
         scores = torch.unflatten(scores, 0, products.shape[:2])  # [batch, pairs, 1]
-        weights = torch.softmax(scores, dim=1)
-        weights = self.dropout(weights)  # DIFF: the paper drops units of the products
-        return torch.bmm(weights.mT, products).squeeze(1)
+        weights = torch.softmax(scores, dim=1).mT * kept
+        return torch.bmm(weights.to(products.dtype), products).squeeze(1)
 
 
 class AFM(nn.Module):
@@ -72,6 +84,5 @@ class AFM(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""
-        products = pair_products(self.embedding(batch))  # [batch, pairs, dim]
-        pairs = self.attention(products)  # [batch, dim]
+        pairs = self.attention(self.embedding(batch))  # [batch, dim]
         return self.linear(batch) + self.output(self.dropout(pairs))
