@@ -5,6 +5,7 @@ Tables of settings, models and results are never typed by hand.
 
 import json
 import sys
+from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,63 @@ def speed_tables(path: str) -> str:
     return to_markdown(json.loads(file.read_text(encoding="utf-8")))
 
 
+def connection_table(_: str) -> str:
+    """Every model made of token layers with every connection: whether the pair works, or why not."""
+    reasons: list[str] = []
+    rows: dict[str, dict[str, str]] = {}
+    for connection, model, problem in connection_pairs():
+        if problem and problem not in reasons:
+            reasons.append(problem)
+        cell = f"{reasons.index(problem) + 1}" if problem else "yes"
+        rows.setdefault(connection, {})[model] = cell
+    models = list(dict.fromkeys(model for cells in rows.values() for model in cells))
+    lines = [f"| connection | {' | '.join(f'`{model}`' for model in models)} |"]
+    lines.append("| --- " * (len(models) + 1) + "|")
+    lines += [f"| {connection} | {' | '.join(cells.values())} |" for connection, cells in rows.items()]
+    lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))]
+    return "\n".join(lines)
+
+
+def connection_pairs() -> Iterator[tuple[str, str, str | None]]:
+    """Try every connection on every model made of token layers: one step of training.
+
+    Yields:
+        The connection's settings, the model's name, and the error that says why they do not go
+        together, None when they do.
+    """
+    from typing import get_args
+
+    from rankloom.catalog import ENTRIES
+    from rankloom.data.examples import example_schema, random_batch
+    from rankloom.ranking.connections import Connection
+    from rankloom.ranking.token_network import TokenNetwork
+
+    schema = example_schema()
+    batch = random_batch(schema, rows=4)
+    kinds = [{"kind": part().kind} for part in get_args(get_args(Connection)[0])]
+    kinds.append({"kind": "mudd", "num_streams": 1})
+    for settings in kinds:
+        shown = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in settings.items())
+        for entry in ENTRIES:
+            if not issubclass(entry.config, TokenNetwork):
+                continue
+            try:
+                config = entry.config.model_validate({**SMALL, "connection": settings})
+                model = entry.build(config, schema)
+            except ValueError as error:
+                yield shown, entry.name, str(error)
+                continue
+            model(batch).sum().backward()
+            yield shown, entry.name, None
+
+
+SMALL = {"embedding_dim": 4, "dim": 16, "num_layers": 2, "head": {"hidden": [8]}}
+"""Sizes of the models that connections are tried on."""
+
+
 GENERATORS = {
     "config": config_table,
+    "connections": connection_table,
     "models": model_table,
     "zoo": zoo_table,
     "leaderboard": leaderboard,

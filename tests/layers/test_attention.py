@@ -140,6 +140,19 @@ def test_self_attention_equals_its_projections(in_dim: int, residual: bool) -> N
     equal_with_gradients(layer(x), expected, [x, *layer.parameters()])
 
 
+@pytest.mark.parametrize("bias", [False, True])
+def test_streams_of_their_own_are_projected_by_their_own_weights(bias: bool) -> None:
+    layer = SelfAttention(6, 4, num_heads=2, bias=bias).double()
+    if bias:
+        nn.init.normal_(layer.project.bias)
+    q, k, v = random(2, 5, 6), random(2, 5, 6), random(2, 5, 6)
+    mask = torch.rand(2, 1, 5, 5) > 0.3
+    projected = [layer.project(x).chunk(3, dim=-1)[n] for n, x in enumerate((q, k, v))]
+    expected = attention(*projected, num_heads=2, mask=mask)
+    equal_with_gradients(layer.of_streams(q, k, v, mask), expected, [q, k, v, *layer.parameters()])
+    torch.testing.assert_close(layer.of_streams(q, q, q, mask), layer(q, mask))
+
+
 def test_every_projection_starts_as_a_matrix_of_its_own() -> None:
     layer = SelfAttention(64, 128, 2, residual=True)
     for weight in layer.project.weight.chunk(4):

@@ -98,7 +98,37 @@ class SelfAttention(nn.Module):
     ) -> Float[Tensor, "batch tokens out_dim"]:
         """The attended tokens; `mask` as in `attention`, its keys the same tokens."""
         q, k, v, *projected = self.project(x).chunk(self.num_projections, dim=-1)
-        attended = attention(
+        attended = self._attend(q, k, v, mask)
+        if self.residual:
+            attended = attended + (projected[0] if projected else x)
+        return attended
+
+    def of_streams(
+        self,
+        query: Float[Tensor, "batch tokens in_dim"],
+        key: Float[Tensor, "batch tokens in_dim"],
+        value: Float[Tensor, "batch tokens in_dim"],
+        mask: Bool[Tensor, "#batch #heads #tokens #keys"] | None = None,
+    ) -> Float[Tensor, "batch tokens out_dim"]:
+        """The attended tokens where queries, keys and values are made of tokens of their own.
+
+        With the same tokens three times this is `forward` without the residual, which has no
+        tokens here.
+        """
+        weights = self.project.weight.chunk(self.num_projections)
+        biases = (
+            [None] * 3
+            if self.project.bias is None
+            else self.project.bias.chunk(self.num_projections)
+        )
+        q, k, v = (
+            functional.linear(x, weight, bias)
+            for x, weight, bias in zip((query, key, value), weights, biases, strict=False)
+        )
+        return self._attend(q, k, v, mask)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+        return attention(
             q,
             k,
             v,
@@ -107,9 +137,6 @@ class SelfAttention(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             mask=mask,
         )
-        if self.residual:
-            attended = attended + (projected[0] if projected else x)
-        return attended
 
 
 def _split_heads(

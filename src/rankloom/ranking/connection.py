@@ -11,12 +11,14 @@ class ConnectionConfig(Config):
 
     pre_norm: ClassVar[bool] = True
     """Whether layers normalise what they read, and the stack its output."""
-    separate_streams: ClassVar[bool] = False
-    """Whether layers are given queries, keys and values of their own."""
-
     per_sublayer: bool = False
     """Whether the connection stands around every attention and every network instead of every
     layer."""
+
+    @property
+    def separate_streams(self) -> bool:
+        """Whether layers are given queries, keys and values of their own."""
+        return False
 
     def build(self, dim: int, num_layers: int) -> Connection:
         """The connection of `num_layers` layers (or sublayers) over tokens of width `dim`."""

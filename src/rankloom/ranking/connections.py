@@ -6,7 +6,6 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 from torch import nn
 
-from rankloom.config import Config
 from rankloom.layers.connections.layers import ConnectedStack
 from rankloom.layers.connections.layers import Connection as ConnectionModule
 from rankloom.layers.connections.residual import (
@@ -16,23 +15,16 @@ from rankloom.layers.connections.residual import (
     PostNorm,
     SiameseNorm,
 )
-
-
-class ConnectionConfig(Config):
-    """What the settings of all connections say about themselves."""
-
-    pre_norm: ClassVar[bool] = True
-    """Whether layers normalise what they read, and the stack its output."""
-    separate_streams: ClassVar[bool] = False
-    """Whether layers are given queries, keys and values of their own."""
-
-    per_sublayer: bool = False
-    """Whether the connection stands around every attention and every network instead of every
-    layer."""
-
-    def build(self, dim: int, num_layers: int) -> ConnectionModule:
-        """The connection of `num_layers` layers (or sublayers) over tokens of width `dim`."""
-        raise NotImplementedError
+from rankloom.layers.norm import RMSNorm
+from rankloom.ranking.connection import ConnectionConfig
+from rankloom.ranking.deres_parts import AttentionResidualConfig, DeResConnection
+from rankloom.ranking.mixed_connections import (
+    ANCReConfig,
+    DenseFormerConfig,
+    HyperConnectionsConfig,
+    MHCConfig,
+    MUDDConfig,
+)
 
 
 class IdentityConfig(ConnectionConfig):
@@ -79,23 +71,37 @@ class SiameseNormConfig(ConnectionConfig):
 
     def build(self, dim: int, num_layers: int) -> ConnectionModule:
         """The connection."""
-        norms = [nn.RMSNorm(dim) for _ in range(num_layers + 1)]
-        return SiameseNorm(norms, [nn.RMSNorm(dim) for _ in range(num_layers)], dim)
+        norms = [RMSNorm(dim) for _ in range(num_layers + 1)]
+        return SiameseNorm(norms, [RMSNorm(dim) for _ in range(num_layers)], dim)
 
 
 Connection = Annotated[
-    IdentityConfig | LearnableConfig | PostNormConfig | SiameseNormConfig,
+    IdentityConfig
+    | LearnableConfig
+    | PostNormConfig
+    | SiameseNormConfig
+    | DenseFormerConfig
+    | HyperConnectionsConfig
+    | MHCConfig
+    | MUDDConfig
+    | ANCReConfig
+    | AttentionResidualConfig
+    | DeResConnection,
     Field(discriminator="kind"),
 ]
 
 
 def input_norm(connection: ConnectionConfig, dim: int) -> nn.Module:
     """The norm that a sublayer begins with."""
-    return nn.RMSNorm(dim) if connection.pre_norm else nn.Identity()
+    return RMSNorm(dim) if connection.pre_norm else nn.Identity()
 
 
 def connect(
-    layers: Sequence[Sequence[nn.Module]], connection: ConnectionConfig, dim: int
+    layers: Sequence[Sequence[nn.Module]],
+    connection: ConnectionConfig,
+    dim: int,
+    *,
+    takes_streams: bool = False,
 ) -> ConnectedStack:
     """Put a connection between layers.
 
@@ -103,8 +109,18 @@ def connect(
         layers: the sublayers of every layer.
         connection: its settings.
         dim: width of a token.
+        takes_streams: whether the first sublayer of every layer can be given tokens `query`, `key`
+            and `value` of their own.
+
+    Raises:
+        ValueError: the connection gives such tokens to layers that do not take them.
     """
+    if connection.separate_streams and not takes_streams:
+        raise ValueError(
+            "this connection gives queries, keys and values of their own, which this model's "
+            "layers do not take; use num_streams = 1"
+        )
     units = sum(map(len, layers)) if connection.per_sublayer else len(layers)
     built = connection.build(dim, units)
-    norm = nn.RMSNorm(built.out_dim) if connection.pre_norm else None
+    norm = RMSNorm(built.out_dim) if connection.pre_norm else None
     return ConnectedStack(layers, built, per_sublayer=connection.per_sublayer, norm=norm)

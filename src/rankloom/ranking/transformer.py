@@ -45,6 +45,32 @@ class _Attention(nn.Module):
         return self.out(self.attend(self.norm(x), mask))
 
 
+class _StreamAttention(nn.Module):
+    """Queries, keys and values are made of tokens of their own, each with a norm of its own."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList([input_norm(config.connection, config.dim) for _ in range(3)])
+        self.attend = SelfAttention(
+            config.dim, config.dim, config.num_heads, dropout=config.dropout
+        )
+        self.out = linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        mask: Tensor | None,
+        *,
+        query: Float[Tensor, "batch tokens dim"],
+        key: Float[Tensor, "batch tokens dim"],
+        value: Float[Tensor, "batch tokens dim"],
+    ) -> Float[Tensor, "batch tokens dim"]:
+        query, key, value = (
+            norm(tokens) for norm, tokens in zip(self.norms, (query, key, value), strict=True)
+        )
+        return self.out(self.attend.of_streams(query, key, value, mask))
+
+
 class _MLP(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
@@ -65,8 +91,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig, schema: Schema) -> None:
         super().__init__()
         self.tokens = config.build_tokens(schema)
-        layers = [[_Attention(config), _MLP(config)] for _ in range(config.num_layers)]
-        self.stack = connect(layers, config.connection, config.dim)
+        attention = _StreamAttention if config.connection.separate_streams else _Attention
+        layers = [[attention(config), _MLP(config)] for _ in range(config.num_layers)]
+        self.stack = connect(layers, config.connection, config.dim, takes_streams=True)
         self.head = config.build_head(self.stack.out_dim, self.tokens.num_fields, schema.num_tasks)
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:

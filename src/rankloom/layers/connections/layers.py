@@ -1,28 +1,34 @@
 """What a connection is given: layers that turn tokens into updates."""
 
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Tokens = Float[Tensor, "batch tokens dim"]
 
+LastTokens = Float[Tensor, "batch last_tokens out_dim"]
+"""What a stack gives: as many tokens as its last layer, perhaps of another width."""
+
 Layer = Callable[..., Tensor]
 """Called with tokens [batch, tokens, dim]; gives the update [batch, last_tokens, dim]."""
 
 
+@runtime_checkable
 class Connection(Protocol):
     """The loop over a stack's layers."""
 
     out_dim: int
     """Width of the stack's output."""
 
-    def __call__(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def __call__(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output; as many layers as the connection was built for."""
 
 
-def last_tokens(x: Tokens, update: Tokens) -> Tokens:
+def last_tokens(
+    x: Float[Tensor, "batch tokens *rest"], update: Float[Tensor, "batch last_tokens _"]
+) -> Float[Tensor, "batch last_tokens *rest"]:
     """The last tokens of `x`, as many as a layer's update has."""
     num_tokens = update.shape[1]
     return x if x.shape[1] == num_tokens else x[:, x.shape[1] - num_tokens :]
@@ -39,7 +45,7 @@ class SkippedLayers(nn.Module):
         super().__init__()
         self.sublayers = nn.ModuleList(sublayers)
 
-    def forward(self, x: Tokens, *context: object, **inputs: object) -> Tokens:
+    def forward(self, x: Tokens, *context: object, **inputs: object) -> LastTokens:
         """The update; `context` goes to every sublayer, `inputs` to the first."""
         first, *others = self.sublayers
         update = first(x, *context, **inputs)
@@ -84,7 +90,7 @@ class ConnectedStack(nn.Module):
         self.connection = connection
         self.norm = nn.Identity() if norm is None else norm
 
-    def forward(self, x: Tokens, *context: object) -> Tokens:
+    def forward(self, x: Tokens, *context: object) -> LastTokens:
         """The stack's output; `context` goes to every layer as it is."""
 
         def bind(layer: nn.Module) -> Layer:

@@ -1,8 +1,8 @@
 """How DeRes's two paths become one: r, the identity path, and d, the block path.
 
 Source: DeRes, arXiv:2606.07980. A gate gives g in (0, 1), and x = g * r + (1 - g) * d. The paper
-has a gate for every hidden dimension and does not say what computes it. The diagonal form is ours:
-keeps the connection under the paper's five percent of operations, which a dense one does not.
+has a gate for every hidden dimension and does not say what computes it. The diagonal form is ours;
+it keeps the connection under the paper's five percent of operations, which a dense one does not.
 """
 
 import torch

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from rankloom.layers.connections.layers import Layer, Tokens, last_tokens
+from rankloom.layers.connections.layers import LastTokens, Layer, Tokens, last_tokens
 
 
 class Identity(nn.Module):
@@ -25,7 +25,7 @@ class Identity(nn.Module):
         super().__init__()
         self.out_dim = dim
 
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output."""
         for layer in layers:
             update = layer(x)
@@ -48,7 +48,7 @@ class LearnableScale(nn.Module):
         self.scale = nn.Parameter(torch.ones(num_layers, dim if per_dimension else 1))
         """[layers, dim or 1]."""
 
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output."""
         for layer, scale in zip(layers, self.scale.unbind(), strict=True):
             update = layer(x)
@@ -65,7 +65,7 @@ class LearnableMatrix(nn.Module):
         self.weight = nn.Parameter(torch.eye(dim).repeat(num_layers, 1, 1))
         """[layers, dim, dim]."""
 
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output."""
         for layer, weight in zip(layers, self.weight.unbind(), strict=True):
             update = layer(x)
@@ -86,7 +86,7 @@ class PostNorm(nn.Module):
         self.out_dim = dim
         self.norms = nn.ModuleList(norms)
 
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output, normalised."""
         for layer, norm in zip(layers, self.norms, strict=True):
             update = layer(x)
@@ -116,7 +116,7 @@ class SiameseNorm(nn.Module):
         self.norms = nn.ModuleList(read_norms)
         self.stream_norms = nn.ModuleList(stream_norms)
 
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> Tokens:
+    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output."""
         y = x
         for layer, norm, stream_norm in zip(layers, self.norms, self.stream_norms, strict=True):
