@@ -11,6 +11,7 @@ from rankloom.cli import (
     predict,
     prepare,
     report,
+    scale,
     schema,
     train,
     tune,
@@ -32,6 +33,7 @@ app.command("inspect")(show_errors(inspect.inspect))
 app.command("predict")(show_errors(predict.predict))
 app.command("compare")(show_errors(compare.compare))
 app.command("tune")(show_errors(tune.tune))
+app.command("scale")(show_errors(scale.scale))
 app.command("report")(show_errors(report.report))
 app.command("models")(show_errors(models.models))
 app.command("model")(show_errors(models.model))

@@ -1,9 +1,14 @@
 """`rankloom models` and `rankloom model NAME`: the catalog."""
 
 import json
-from typing import Annotated, Any
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+if TYPE_CHECKING:
+    from rankloom.ranking.token_summary import TokenRow
 
 
 def models(
@@ -28,13 +33,28 @@ def models(
 
 def model(
     name: Annotated[str, typer.Argument(help="Name in the catalog.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print the JSON schema.")] = False,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="Data set folder or table schema (TOML): show the tokens that it gives."),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="With --schema: key=value of the model; may be repeated."),
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print as JSON: the config's JSON schema, or the tokens.")
+    ] = False,
 ) -> None:
-    """Show one model: paper, equations, and every key of its config."""
+    """Show one model: paper, equations, and every key of its config, or its tokens on some data."""
     import inspect
 
     from rankloom.catalog import lookup
 
+    if schema is not None:
+        _show_tokens(name, schema, settings or [], as_json)
+        return
+    if settings:
+        raise ValueError("--set changes the tokens that a schema gives; name one with --schema")
     entry = lookup(name)
     if as_json:
         typer.echo(json.dumps(entry.config.model_json_schema()))
@@ -54,6 +74,65 @@ def model(
             shown = repr(_plain(field.get_default(call_default_factory=True)))
         table.add_row(key, _type_name(field.annotation), shown, field.description or "")
     STDOUT.print(table)
+
+
+def _show_tokens(name: str, source: Path, settings: list[str], as_json: bool) -> None:
+    """Print which tokens a model makes of some data."""
+    from rankloom.catalog import lookup
+    from rankloom.config import apply_overrides, parse_config
+    from rankloom.data.plan import declared_schema
+    from rankloom.data.store import Dataset
+    from rankloom.data.table_schema import load_table_schema
+    from rankloom.ranking.token_network import TokenNetwork
+    from rankloom.ranking.token_summary import summarise_tokens
+
+    config = parse_config(lookup(name).config, apply_overrides({}, settings), f"model {name}")
+    if not isinstance(config, TokenNetwork):
+        raise ValueError(f"{name} is not made of tokens; --schema is for models that are")
+    is_folder = source.is_dir()
+    data = Dataset.open(source).schema if is_folder else declared_schema(load_table_schema(source))
+    summary = summarise_tokens(config, data)
+    if as_json:
+        counts = {"num_events": summary.num_events, "num_fields": summary.num_fields}
+        typer.echo(json.dumps(asdict(summary) | counts | {"num_tokens": summary.num_tokens}))
+        return
+    from rich.table import Table
+
+    from rankloom.cli.console import STDOUT
+
+    table = Table("token", "kind", "tokens", "made of", "width in", box=None)
+    for row, names in _together(summary.rows):
+        label = names[0] if len(names) == 1 else f"{names[0]} ... {names[-1]}"
+        count = str(row.count * len(names))
+        table.add_row(label, row.kind, count, _shortened(row.sources), str(row.width))
+    STDOUT.print(table)
+    several = f", {summary.order.replace('_', ' ')}" if summary.order else ""
+    STDOUT.print(
+        f"{summary.num_events} event tokens{several}, {summary.num_fields} field tokens, "
+        f"{summary.num_tokens} in all",
+        highlight=False,
+    )
+
+
+def _together(rows: "tuple[TokenRow, ...]") -> "list[tuple[TokenRow, list[str]]]":
+    """Numbered neighbours that read the same, as one line with all their names."""
+    found: list[tuple[TokenRow, list[str]]] = []
+    for row in rows:
+        stem, number = row.name.rpartition(" ")[::2]
+        if number.isdecimal() and found and found[-1][1][-1] == f"{stem} {int(number) - 1}":
+            same = found[-1][0].sources == row.sources
+        else:
+            same = False
+        if same:
+            found[-1][1].append(row.name)
+        else:
+            found.append((row, [row.name]))
+    return found
+
+
+def _shortened(names: tuple[str, ...], shown: int = 6) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def _plain(value: Any) -> Any:
