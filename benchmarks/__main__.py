@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import depth, parts, preparation, shapes, speed, zoo
+from benchmarks import depth, onetrans_cache, parts, preparation, shapes, speed, zoo
 
 RESULTS = Path(__file__).parent / "results"
-WHAT = ("training", "zoo", "dlf", "preparation", "parts")
+WHAT = ("training", "zoo", "dlf", "preparation", "parts", "onetrans_cache")
 
 
 def main() -> None:
@@ -30,6 +30,10 @@ def main() -> None:
     short = min(arguments.rounds, 3)
     if "parts" in what:
         parts.run(arguments.out / "parts.json", arguments.rounds, arguments.threads)
+    if "onetrans_cache" in what:
+        onetrans_cache.run(
+            arguments.out / "onetrans_cache.json", arguments.rounds, arguments.threads
+        )
     if "training" in what:
         speed.run(
             arguments.work,

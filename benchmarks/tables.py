@@ -20,6 +20,7 @@ def to_markdown(document: dict[str, Any]) -> str:
         "parts": _parts,
         "zoo": _zoo,
         "dlf": _dlf,
+        "onetrans_cache": _onetrans_cache,
     }
     return tables[document["kind"]](document)
 
@@ -164,5 +165,23 @@ def _dlf(document: dict[str, Any]) -> str:
             f"| {seconds * 1e3:,.0f} ms | {result['backward_seconds'] * 1e3:,.0f} ms "
             f"| {result['peak_memory_bytes'] / 2**30:.1f} GiB | {cost['flops_per_row'] / 1e6:.2f} "
             f"| {flops:.0%} | {moved:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _onetrans_cache(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "| candidates | pyramid | events with every candidate | events once | of which encoding "
+        "| times faster | cache |",
+        "| ---: | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for result in document["results"]:
+        together, encode = result["together_seconds"], result["encode_seconds"]
+        once = encode + result["score_seconds"]
+        lines.append(
+            f"| {result['candidates']:,} | {'yes' if result['pyramid'] else 'no'} "
+            f"| {together * 1e3:,.1f} ms | {once * 1e3:,.1f} ms | {encode * 1e3:,.1f} ms "
+            f"| {together / once:.1f} | {result['cache_bytes'] / 1024:,.0f} KiB |"
         )
     return "\n".join(lines)

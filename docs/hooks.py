@@ -110,7 +110,7 @@ def speed_tables(path: str) -> str:
 
 
 def connection_table(_: str) -> str:
-    """Every model made of token layers with every connection: whether the pair works, or why not."""
+    """Which models made of token layers go with which connections, and why others do not."""
     reasons: list[str] = []
     rows: dict[str, dict[str, str]] = {}
     for connection, model, problem in connection_pairs():
@@ -121,7 +121,7 @@ def connection_table(_: str) -> str:
     models = list(dict.fromkeys(model for cells in rows.values() for model in cells))
     lines = [f"| connection | {' | '.join(f'`{model}`' for model in models)} |"]
     lines.append("| --- " * (len(models) + 1) + "|")
-    lines += [f"| {connection} | {' | '.join(cells.values())} |" for connection, cells in rows.items()]
+    lines += [f"| {name} | {' | '.join(cells.values())} |" for name, cells in rows.items()]
     lines += ["", *(f"{number}. {reason}" for number, reason in enumerate(reasons, 1))]
     return "\n".join(lines)
 

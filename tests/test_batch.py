@@ -124,12 +124,11 @@ def test_map_visits_every_tensor_and_keeps_absent_parts() -> None:
     assert torch.equal(doubled.sequences["history"].ids, batch.sequences["history"].ids * 2)
 
 
-def test_serving_sees_features_and_scenario_only() -> None:
+def test_serving_sees_features_scenario_and_time_only() -> None:
     served = random_batch(SCHEMA, 3).without_labels()
     assert served.scenario is not None
-    assert [served.labels, served.label_mask, served.weight, served.group, served.time] == [
-        None
-    ] * 5
+    assert served.time is not None
+    assert [served.labels, served.label_mask, served.weight, served.group] == [None] * 4
 
 
 class Pooled(torch.nn.Module):

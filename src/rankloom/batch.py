@@ -103,8 +103,8 @@ class Batch:
         return self.map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def without_labels(self) -> "Batch":
-        """The batch as serving sees it: features and scenario only."""
-        return replace(self, labels=None, label_mask=None, weight=None, group=None, time=None)
+        """The batch as serving sees it: features, scenario and time only."""
+        return replace(self, labels=None, label_mask=None, weight=None, group=None)
 
     def select(self, rows: Int[Tensor, " rows"]) -> "Batch":
         """The given rows, in the given order; one gather per tensor."""

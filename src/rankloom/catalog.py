@@ -16,20 +16,31 @@ from rankloom.ranking.dcn import DCN, DCNConfig
 from rankloom.ranking.dcnv2 import DCNv2, DCNv2Config
 from rankloom.ranking.dcnv3 import DCNv3, DCNv3Config
 from rankloom.ranking.deepfm import DeepFM, DeepFMConfig
+from rankloom.ranking.deres import DeRes, DeResConfig
+from rankloom.ranking.dhen import DHEN, DHENConfig
 from rankloom.ranking.dlf import DLF, DLFConfig
 from rankloom.ranking.dlf_code import DLFCode, DLFCodeConfig
 from rankloom.ranking.dlrm import DLRM, DLRMConfig
 from rankloom.ranking.dnn import DNN, DNNConfig
 from rankloom.ranking.edcn import EDCN, EDCNConfig
+from rankloom.ranking.est import EST, ESTConfig
+from rankloom.ranking.fat import FAT, FATConfig
 from rankloom.ranking.fibinet import FiBiNET, FiBiNETConfig
 from rankloom.ranking.finalmlp import FinalMLP, FinalMLPConfig
 from rankloom.ranking.finalnet import FinalNet, FinalNetConfig
 from rankloom.ranking.fm import FM, FMConfig
 from rankloom.ranking.gdcn import GDCN, GDCNConfig
+from rankloom.ranking.hiformer import HiFormer, HiFormerConfig
+from rankloom.ranking.hstu import HSTU, HSTUConfig
 from rankloom.ranking.ipnn import IPNN, IPNNConfig
 from rankloom.ranking.lr import LR, LRConfig
 from rankloom.ranking.masknet import MaskNet, MaskNetConfig
+from rankloom.ranking.onetrans import OneTrans, OneTransConfig
+from rankloom.ranking.rankmixer import RankMixer, RankMixerConfig
 from rankloom.ranking.sam import SAM, SAMConfig
+from rankloom.ranking.tokenmixer_large import TokenMixerLarge, TokenMixerLargeConfig
+from rankloom.ranking.transformer import Transformer, TransformerConfig
+from rankloom.ranking.unimixer import UniMixer, UniMixerConfig
 from rankloom.ranking.wide_deep import WideDeep, WideDeepConfig
 from rankloom.ranking.wukong import Wukong, WukongConfig
 from rankloom.ranking.xdeepfm import XDeepFM, XDeepFMConfig
@@ -140,6 +151,16 @@ ENTRIES: tuple[Entry, ...] = (
         build=DCN,
     ),
     Entry(
+        name="transformer",
+        family="ranking",
+        title="Transformer",
+        paper="Vaswani et al., NeurIPS 2017, arXiv:1706.03762",
+        year=2017,
+        idea="Pre-norm attention and networks over all events and fields of a row as tokens.",
+        config=TransformerConfig,
+        build=Transformer,
+    ),
+    Entry(
         name="xdeepfm",
         family="ranking",
         title="xDeepFM",
@@ -230,6 +251,16 @@ ENTRIES: tuple[Entry, ...] = (
         build=SAM,
     ),
     Entry(
+        name="dhen",
+        family="ranking",
+        title="DHEN",
+        paper="Zhang et al., 2022, arXiv:2203.11014",
+        year=2022,
+        idea="Every layer is an ensemble of different interactions over the last layer's tokens.",
+        config=DHENConfig,
+        build=DHEN,
+    ),
+    Entry(
         name="finalmlp",
         family="ranking",
         title="FinalMLP",
@@ -260,6 +291,16 @@ ENTRIES: tuple[Entry, ...] = (
         build=GDCN,
     ),
     Entry(
+        name="hiformer",
+        family="ranking",
+        title="HiFormer",
+        paper="Gui et al., 2023, arXiv:2311.05884",
+        year=2023,
+        idea="Attention between fields whose queries, keys and values see every field.",
+        config=HiFormerConfig,
+        build=HiFormer,
+    ),
+    Entry(
         name="wukong",
         family="ranking",
         title="Wukong",
@@ -280,6 +321,16 @@ ENTRIES: tuple[Entry, ...] = (
         build=DCNv3,
     ),
     Entry(
+        name="hstu",
+        family="ranking",
+        title="HSTU",
+        paper="Zhai et al., ICML 2024, arXiv:2402.17152",
+        year=2024,
+        idea="Gated attention without a softmax over one sequence of events and fields.",
+        config=HSTUConfig,
+        build=HSTU,
+    ),
+    Entry(
         name="dlf",
         family="ranking",
         title="DLF",
@@ -298,6 +349,76 @@ ENTRIES: tuple[Entry, ...] = (
         idea="Wukong with a branch that crosses every layer's input with the raw embeddings.",
         config=DLFCodeConfig,
         build=DLFCode,
+    ),
+    Entry(
+        name="fat",
+        family="ranking",
+        title="FAT",
+        paper="From Scaling to Structured Expressivity, 2025, arXiv:2511.12081",
+        year=2025,
+        idea="Field-aware attention whose per-field matrices are mixed from a few shared bases.",
+        config=FATConfig,
+        build=FAT,
+    ),
+    Entry(
+        name="rankmixer",
+        family="ranking",
+        title="RankMixer",
+        paper="Zhu et al., 2025, arXiv:2507.15551",
+        year=2025,
+        idea="Tokens trade pieces without parameters; every token has a network of its own.",
+        config=RankMixerConfig,
+        build=RankMixer,
+    ),
+    Entry(
+        name="onetrans",
+        family="ranking",
+        title="OneTrans",
+        paper="Zhang et al., 2025, arXiv:2510.26104",
+        year=2025,
+        idea="One Transformer over events, which share weights, and fields, which have their own.",
+        config=OneTransConfig,
+        build=OneTrans,
+    ),
+    Entry(
+        name="tokenmixer_large",
+        family="ranking",
+        title="TokenMixer-Large",
+        paper="Jiang et al., 2026, arXiv:2602.06563",
+        year=2026,
+        idea="Networks for mixed tokens and for tokens in turn, with residuals that span layers.",
+        config=TokenMixerLargeConfig,
+        build=TokenMixerLarge,
+    ),
+    Entry(
+        name="est",
+        family="ranking",
+        title="EST",
+        paper="2026, arXiv:2602.10811",
+        year=2026,
+        idea="Fields ask the events, events meet by content, and every field has its own network.",
+        config=ESTConfig,
+        build=EST,
+    ),
+    Entry(
+        name="unimixer",
+        family="ranking",
+        title="UniMixer",
+        paper="2026, arXiv:2604.00590",
+        year=2026,
+        idea="Tokens are mixed by learned, nearly doubly stochastic matrices that grow sparse.",
+        config=UniMixerConfig,
+        build=UniMixer,
+    ),
+    Entry(
+        name="deres",
+        family="ranking",
+        title="DeRes",
+        paper="Cheng et al., 2026, arXiv:2606.07980",
+        year=2026,
+        idea="Layers read an identity path and attention over earlier blocks, joined by a gate.",
+        config=DeResConfig,
+        build=DeRes,
     ),
 )
 

@@ -91,6 +91,23 @@ def test_models() -> None:
     assert "embedding_dim" in invoke("model", "deepfm", "--json").stdout
 
 
+def test_tokens_of_a_model_on_a_data_set_or_a_table_schema(small_log: Path) -> None:
+    split = ("--set", "tokens.kind=auto_split", "--set", "tokens.num_tokens=3")
+    for source in (small_log / "log", small_log / "schema.toml"):
+        shown = invoke("model", "transformer", "--schema", source, *split)
+        assert shown.exit_code == 0, shown.output
+        assert "split 1 ... split 3" in shown.stdout
+        assert "3 field tokens" in shown.stdout
+        found = json.loads(invoke("model", "transformer", "--schema", source, "--json").stdout)
+        assert found["num_tokens"] == found["num_events"] + found["num_fields"]
+        names = [row["name"] for row in found["rows"]]
+        assert {"user", "item"} <= set(names)
+    refused = invoke("model", "lr", "--schema", small_log / "log")
+    assert refused.exit_code == 1
+    assert "lr is not made of tokens" in refused.stderr
+    assert "name one with --schema" in invoke("model", "lr", "--set", "a=1").stderr
+
+
 def test_schema_infer(small_log: Path, tmp_path: Path) -> None:
     out = tmp_path / "proposed.toml"
     result = invoke("schema", "infer", small_log / "log.csv", "--out", out)

@@ -2,9 +2,9 @@
 
 import re
 
+from docs.hooks import connection_pairs
 from rankloom.catalog import ENTRIES
 from rankloom.ranking.token_network import TokenNetwork
-from docs.hooks import connection_pairs
 
 REASONS = re.compile(r"use num_streams = 1|set auxiliary_weight = 0")
 

@@ -140,6 +140,13 @@ def test_unseen_values_and_no_rows(rich):
     assert encoder.encode(request.head(0)).rows == 0
 
 
+def test_a_request_has_a_time_where_its_column_is_there(rich):
+    encoder = Encoder.load(rich[2].folder)
+    request = rich_frame(2, seed=9).with_columns(hour=pl.lit(7))  # else it is made of the time
+    assert encoder.encode(request).time.tolist() == request["time"].cast(pl.Int64).to_list()
+    assert encoder.encode(request.drop("time")).time is None
+
+
 def test_save_and_load_elsewhere(rich, tmp_path):
     folder, schema, data = rich
     encoder = Encoder.load(data.folder)

@@ -1,4 +1,7 @@
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -45,4 +48,43 @@ def test_stopping_early_ends_the_thread() -> None:
     next(stream)
     assert threading.active_count() == before + 1
     stream.close()  # type: ignore[attr-defined]
+    until = time.monotonic() + 10
+    while threading.active_count() > before and time.monotonic() < until:
+        time.sleep(0.01)
     assert threading.active_count() == before
+
+
+ABANDONED = """
+import faulthandler, gc, sys, threading
+from rankloom.data.blocks import read_ahead
+from rankloom.data.prefetch import prefetch
+
+def abandon(stream):
+    next(stream)
+    cycle = [stream]
+    cycle.append(cycle)
+
+maintain = threading._maintain_shutdown_locks
+def collect_first():
+    gc.collect()
+    return maintain()
+
+gc.disable()
+threading._maintain_shutdown_locks = collect_first  # called by a starting thread, under its lock
+faulthandler.dump_traceback_later(20, exit=True)
+for make in (read_ahead, prefetch):
+    abandon(make(iter([b"1", b"2", b"3"])))
+    thread = threading.Thread(target=lambda: None)
+    thread.start()
+    thread.join()
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(threading, "_maintain_shutdown_locks"), reason="Python's threads have no such lock"
+)
+def test_a_stream_that_a_starting_thread_collects_does_not_block_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ABANDONED], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -10,6 +10,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pytest
 from typer.testing import CliRunner
@@ -218,6 +219,28 @@ def lastfm_parquet() -> Files:
     return {"ctr.parquet": parquet(frame)}
 
 
+TRIVAGO_LOG = """\
+user_id,session_id,timestamp,step,action_type,reference,platform,city,device,current_filters,\
+impressions,prices
+A,s,100,1,interaction item image,7,DE,"Bonn, Germany",mobile,,,
+A,s,110,2,clickout item,7,DE,"Bonn, Germany",mobile,5 Star|Pool,5|7,80|95
+"""
+
+
+def trivago_challenge() -> Files:
+    items = "item_id,properties\n5,Pool|5 Star\n7,WiFi\n"
+    return {"train.csv": TRIVAGO_LOG.encode(), "item_metadata.csv": items.encode()}
+
+
+def trivago_log() -> Files:
+    return {"train.csv": TRIVAGO_LOG.encode()}
+
+
+def trivago_sample() -> Files:
+    log = pl.read_csv(TRIVAGO_LOG.encode(), schema_overrides={"reference": pl.String})
+    return {"log.parquet": parquet(log)}
+
+
 MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "movielens-100k grouplens": ("movielens-100k", movielens_100k_grouplens),
     "movielens-100k atomic": ("movielens-100k", movielens_100k_atomic),
@@ -234,6 +257,9 @@ MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "avazu compressed": ("avazu", avazu_compressed),
     "lastfm-tag hetrec": ("lastfm-tag", lastfm_hetrec),
     "lastfm-tag parquet": ("lastfm-tag", lastfm_parquet),
+    "trivago challenge": ("trivago", trivago_challenge),
+    "trivago log": ("trivago", trivago_log),
+    "trivago sample": ("trivago", trivago_sample),
 }
 
 
@@ -341,8 +367,61 @@ def test_movielens_1m_has_the_timestamp_schema_only_with_timestamps(tmp_path: Pa
     assert schema.roles.time == "timestamp"
     assert "hour" in schema.features
     assert not (without / "schema-timestamp.toml").exists()
-    common = [(folder / "schema.toml").read_text() for folder in (with_time, without)]
-    assert common[0] == common[1]
+    for name in ("schema.toml", "schema-ctr.toml"):
+        assert (with_time / name).read_text() == (without / name).read_text()
+
+
+def test_movielens_1m_with_rated_histories(tmp_path: Path) -> None:
+    """Thirty films at most, with ratings, and never the row's own film or a later one."""
+    folder = take("movielens-1m grouplens", tmp_path)
+    plain = load_table_schema(folder / "schema.toml")
+    rated = load_table_schema(folder / "schema-ctr.toml")
+    (history,) = rated.history
+    assert (history.members, history.max_length) == (("item_id", "stars"), 30)
+    assert not history.with_time
+    assert rated.split == plain.split
+    assert (rated.labels, rated.features) == (plain.labels, plain.features)
+    timed = load_table_schema(folder / "schema-ctr-timestamp.toml")
+    assert timed.history[0].with_time
+    assert timed.history[0].time == timed.roles.time == "timestamp"
+
+    # One user, 40 films in time order, the rating tells the film; the input is not in that order.
+    films = 40
+    order = np.random.default_rng(0).permutation(films)
+    frame = pl.DataFrame(
+        {"user_id": [1] * films, "item_id": order + 1, "rating": order % 5 + 1, "order": order}
+    )
+    frame.with_columns(pl.col("rating").alias("stars")).write_parquet(folder / "ratings.parquet")
+    movies = pl.read_parquet(folder / "movies.parquet").head(1)
+    movies = pl.concat([movies] * films).with_columns(
+        pl.int_range(1, films + 1, dtype=pl.Int64).alias("item_id")
+    )
+    movies.write_parquet(folder / "movies.parquet")
+    dataset = prepare(folder / "schema-ctr.toml", tmp_path / "prepared")
+    # Halves round up: 4 of 40 rows are test rows, the 4 before them validation.
+    assert {split: dataset.split(split).rows for split in ("train", "valid", "test")} == {
+        "train": 32,
+        "valid": 4,
+        "test": 4,
+    }
+    group = dataset.schema.sequence("history")
+    names = [member.name for member in group.ids]
+    assert names == ["item_id", "stars", "item.release_year", "item.genres"]
+    item = pl.read_parquet(tmp_path / "prepared/vocabulary/item_id.parquet")
+    film = dict(zip(item["index"], item["value"], strict=True))
+    stars = pl.read_parquet(tmp_path / "prepared/vocabulary/history.stars.parquet")
+    star = dict(zip(stars["index"], stars["value"], strict=True))
+    for split in ("train", "valid", "test"):
+        rows = dataset.split(split).slice(0, dataset.split(split).rows)
+        events = rows.sequences["history"]
+        assert rows.time is not None
+        for row, place in enumerate(rows.time.tolist()):
+            seen = events.ids[events.offsets[row] : events.offsets[row + 1]].tolist()
+            earlier = list(range(max(place - 30, 0), place))
+            assert [star[event[1]] for event in seen] == [k % 5 + 1 for k in earlier]
+            # Films of the training split are known; the others are out of vocabulary.
+            known = [film.get(event[0]) for event in seen]
+            assert known == [k + 1 if k < 32 else None for k in earlier]
 
 
 def test_all_forms_of_frappe_give_the_same_tables(tmp_path: Path) -> None:
@@ -717,7 +796,7 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
         get("netflix", out=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["frappe", "criteo", "avazu", "lastfm-tag"])
+@pytest.mark.parametrize("name", ["frappe", "criteo", "avazu", "lastfm-tag", "trivago"])
 def test_what_cannot_be_fetched_says_where_it_is_to_be_had(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be fetched by itself: .*https://.*--from"):
         get(name, out=tmp_path / "out")
@@ -802,6 +881,7 @@ def test_errors_are_one_line_and_a_status() -> None:
         ("lastfm-tag", "lastfm-tag", "ctr.parquet", 559_437),
         ("criteo", "criteo-sample", "train.tsv.gz", 7_200),
         ("avazu", "avazu-sample", "train.csv.gz", 8_087),
+        ("trivago", "trivago", "impressions.parquet", 312_514),
     ],
 )
 def test_the_published_files_are_taken_with_their_checksums(
@@ -839,6 +919,7 @@ def test_negatives_drawn_from_the_real_assignments_have_the_shares_of_the_given_
         ("lastfm-tag", "lastfm-tag", [391_605, 111_888, 55_944]),
         ("criteo", "criteo-sample", [7_200, 409, 391]),
         ("avazu", "avazu-sample", [8_087, 480, 432]),
+        ("trivago", "trivago", [251_105, 30_094, 31_315]),
     ],
 )
 def test_the_schemas_prepare_the_published_files(

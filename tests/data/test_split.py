@@ -120,6 +120,22 @@ def test_within_agrees_with_the_slow_reference(
     assert set(users[codes == 0].tolist()) == set(users.tolist())
 
 
+def test_tenths_of_users_with_few_rows() -> None:
+    """The shares of MovieLens: halves round up, so five rows are enough for a test row."""
+    held = {1: (0, 0), 4: (0, 0), 5: (1, 1), 14: (1, 1), 15: (2, 2), 20: (2, 2)}
+    users = np.repeat(np.arange(len(held)), list(held)).astype(np.int32)
+    times = np.concatenate([np.arange(rows)[::-1] for rows in held])
+    codes = within_split(users, times, 0.1, 0.1)
+    for user, (rows, (num_valid, num_test)) in enumerate(held.items()):
+        wanted = [2] * num_test + [1] * num_valid + [0] * (rows - num_valid - num_test)
+        assert codes[users == user].tolist() == wanted
+
+
+def test_rows_of_one_time_are_held_out_in_input_order() -> None:
+    users, times = np.zeros(10, dtype=np.int32), np.array([7] * 10)
+    assert within_split(users, times, 0.1, 0.1).tolist() == [0] * 8 + [1, 2]
+
+
 @given(logs)
 def test_leave_one_out_agrees_with_the_slow_reference(log: list[tuple[int, int]]) -> None:
     codes = leave_one_out_split(*columns(log))

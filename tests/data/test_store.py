@@ -223,7 +223,7 @@ def test_texts_stay_in_the_store(dataset: Dataset) -> None:
 def test_serving_batch_equals_the_stored_one(dataset: Dataset) -> None:
     columns = columns_of(ROWS)
     assert_same(dataset.batch(columns), dataset.split("train").slice(0, ROWS))
-    bare = dataclasses.replace(columns, labels=None, weight=None, group=None, time=None, texts={})
+    bare = dataclasses.replace(columns, labels=None, weight=None, group=None, texts={})
     assert_same(dataset.batch(bare), dataset.split("train").slice(0, ROWS).without_labels())
 
 

@@ -13,7 +13,7 @@ from rankloom.layers.connections.deres import HalfDeRes
 from rankloom.layers.connections.path_gates import IdentityPathOnly
 from rankloom.layers.connections.residual import Identity
 from rankloom.layers.norm import RMSNorm
-from rankloom.ranking.deres_parts import AttentionResidualConfig, DeResConfig
+from rankloom.ranking.deres_parts import AttentionResidualConfig, DeResConnection
 
 DIM, TOKENS, ROWS = 8, 3, 4
 
@@ -45,7 +45,8 @@ def networks(num_layers: int) -> nn.ModuleList:
 
 def build(num_layers: int, *, zero: bool = False, **settings: object) -> nn.Module:
     """A DeRes connection whose parameters that start at zero are drawn, unless `zero`."""
-    connection = DeResConfig.model_validate(settings).build(DIM, num_layers)
+    torch.manual_seed(4)
+    connection = DeResConnection.model_validate(settings).build(DIM, num_layers)
     assert isinstance(connection, nn.Module)
     return drawn(connection.double(), zero)
 
@@ -188,7 +189,9 @@ def test_gate_at_zero_with_softmax_is_attention_residual(x: Tensor, block_size: 
 @pytest.mark.parametrize("width", ["half", "full"])
 def test_queries_at_zero_silence_the_block_path(x: Tensor, width: str) -> None:
     layers = list(networks(4))
-    connection = build(4, zero=True, width={"kind": width}, fusion={"kind": "block_only"})
+    connection = build(
+        4, zero=True, width={"kind": width}, fusion={"kind": "block_only"}, query_std=0.0
+    )
     assert connection(x, layers).count_nonzero() == 0
 
 
@@ -440,7 +443,7 @@ def test_learnable_skips_start_as_the_identity(x: Tensor, skip: str) -> None:
             queries = connection.path.queries.weight
             with torch.no_grad():
                 queries.copy_(torch.randn_like(queries))
-        plain = DeResConfig.model_validate({"width": width}).build(DIM, 3).double()
+        plain = DeResConnection.model_validate({"width": width}).build(DIM, 3).double()
         plain.load_state_dict(learnable.state_dict(), strict=False)
         assert torch.allclose(learnable(x, layers), plain(x, layers))
 
@@ -459,11 +462,34 @@ def test_layers_may_give_fewer_tokens(x: Tensor, width: str) -> None:
     assert torch.allclose(out, connection(x, list(layers))[:, -1:])
 
 
+@pytest.mark.parametrize(
+    ("settings", "starts_at_zero"),
+    [
+        ({}, True),
+        ({"activation": "softmax", "fusion": {"kind": "block_only"}}, True),
+        ({"activation": "relu"}, False),
+        ({"activation": "clipped_silu", "query": "input"}, False),
+        ({"fusion": {"kind": "block_only"}}, False),
+        ({"activation": "relu", "query_std": 0.0}, True),
+    ],
+)
+def test_queries_start_where_they_can_learn(
+    x: Tensor, settings: dict[str, object], starts_at_zero: bool
+) -> None:
+    connection = build(3, zero=True, **settings)
+    queries = connection.path.queries.weight
+    assert (queries.count_nonzero() == 0) == starts_at_zero
+    out = connection(x, list(networks(3)))
+    (gradient,) = torch.autograd.grad((out * torch.randn_like(out)).sum(), [queries])
+    dead = settings.get("activation") == "relu" and starts_at_zero
+    assert (gradient.count_nonzero() == 0) == dead
+
+
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="block_only there is no identity path"):
-        DeResConfig.model_validate({"fusion": {"kind": "block_only"}, "skip": "matrix"})
+        DeResConnection.model_validate({"fusion": {"kind": "block_only"}, "skip": "matrix"})
     with pytest.raises(ValueError, match="dim must be even; got 7"):
-        DeResConfig(fusion={"kind": "identity_only"}).build(7, 2)  # type: ignore[arg-type]
+        DeResConnection(fusion={"kind": "identity_only"}).build(7, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_heads must divide dim; got dim=8, num_heads=3"):
         AttentionResidualConfig(num_depth_heads=3).build(8, 2)
     with pytest.raises(ValueError, match="block_size must be at least 1"):

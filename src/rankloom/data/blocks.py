@@ -78,11 +78,16 @@ def line_blocks(path: Path, *, quoted: bool, block_bytes: int = BLOCK_BYTES) -> 
 
 def read_ahead(blocks: Iterator[bytes]) -> Iterator[bytes]:
     """The same blocks, each made in a second thread while the one before is worked on."""
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="rankloom-read") as pool:
+    pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="rankloom-read")
+    try:
         upcoming = pool.submit(next, blocks, None)
         while (block := upcoming.result()) is not None:
             upcoming = pool.submit(next, blocks, None)
             yield block
+    finally:
+        # Not joined: after an error it is the garbage collector that closes this generator, maybe
+        # in a thread that is just starting and holds the lock that joining another one takes.
+        pool.shutdown(wait=False)
 
 
 def drop_blank_lines(block: bytes) -> bytes:

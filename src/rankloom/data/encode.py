@@ -163,8 +163,8 @@ class Encoder:
 
         Args:
             frame: the raw columns of the main table.
-            labels: whether labels, weight, group, time and texts are read too; else they are left
-                out, as in a request.
+            labels: whether labels, weight, group and texts are read too; else they are left out, as
+                in a request, whose time is read where its column is there.
 
         Raises:
             ValueError: a column is missing or a cell cannot be read; the message names the row.

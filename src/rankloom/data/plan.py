@@ -28,6 +28,7 @@ from rankloom.data.table_schema import (
     Vector,
 )
 from rankloom.schema import (
+    NUM_RESERVED,
     CategoricalField,
     IdMember,
     Label,
@@ -374,6 +375,19 @@ def fitted_schema(plan: Plan, tables: Mapping[str, int], scenarios: tuple[str, .
         has_time=roles.time is not None,
         texts=tuple(plan.main.texts),
     )
+
+
+def declared_schema(schema: TableSchema) -> Schema:
+    """The `Schema` that a declaration will give, before any data is read.
+
+    Tables have their reserved rows only. A history member that is no feature counts as an id, since
+    nothing but its column's type could tell.
+
+    Raises:
+        ValueError: as `make_plan`.
+    """
+    plan = make_plan(schema, {})
+    return fitted_schema(plan, dict.fromkeys(plan.tables, NUM_RESERVED), ())
 
 
 def _slots(parts: Mapping[str | None, Part], kind: str) -> Iterator[tuple[str | None, Slot]]:

@@ -28,7 +28,7 @@ def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
 
     Yields:
         The items in their order. An error of `items` is raised where its item would stand. When
-        the consumer stops early, the thread ends.
+        the consumer stops early, the thread ends soon after.
     """
     waiting: queue.Queue[object] = queue.Queue(maxsize=depth)
     stopped = threading.Event()
@@ -63,5 +63,6 @@ def prefetch(items: Iterator[Item], depth: int = 2) -> Iterator[Item]:
                 raise item.error
             yield item  # type: ignore[misc]
     finally:
+        # Not joined: after an error it is the garbage collector that closes this generator, maybe
+        # in a thread that is just starting and holds the lock that joining another one takes.
         stopped.set()
-        thread.join()

@@ -31,7 +31,8 @@ def read_roles(
         group_is_text: whether group keys are hashed text; False: integers, kept as they are.
         numbers: number of each row in its file, for messages; None: counted from 1.
         where: start of messages (`log.csv: `).
-        labels: False leaves out all but the scenario, as requests have no labels.
+        labels: False leaves out all but the scenario and, where its column is there, the time:
+            requests have no labels.
 
     Raises:
         ValueError: a column is missing; a label is outside {0, 1} or missing; a weight is missing,
@@ -55,7 +56,7 @@ def read_roles(
         group = _present(frame, roles.group, "group")
         keys = group_keys(group, group_is_text)
         columns.append(_whole(keys, group, "group", rows).alias("group"))
-    if labels and roles.time is not None:
+    if roles.time is not None and (labels or roles.time in frame.columns):
         time = _present(frame, roles.time, "time")
         columns.append(_whole(to_integer(time), time, "time", rows).alias("time"))
     return columns

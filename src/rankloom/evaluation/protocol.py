@@ -159,7 +159,7 @@ def predict(
 ) -> Predictions:
     """Score every row of a loader, in its order.
 
-    The model sees batches as serving does: without labels, weights, groups and time. It runs in
+    The model sees batches as serving does: without labels, weights and groups. It runs in
     evaluation mode and every module's mode is restored, on errors too.
 
     Args:

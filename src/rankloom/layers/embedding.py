@@ -14,7 +14,7 @@ Padding (id 0) is a zero vector everywhere. Its row starts at zero and receives 
 stays there: Adam and L2 leave a zero with a zero gradient alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -113,6 +113,8 @@ class FieldEmbedding(nn.Module):
         dim: width of every vector.
         init_std: standard deviation of new table rows and of the numeric fields' vectors.
         fields: names of the fields wanted (as `field_names` lists them); None: all.
+        tables: id tables stacked beside those of the fields, for parts that gather from `table`
+            themselves, such as `EventEmbedding`.
 
     Raises:
         ValueError: a name in `fields` is no field, or there are no fields at all.
@@ -123,6 +125,8 @@ class FieldEmbedding(nn.Module):
     members of a larger one by `group.member`."""
     table: Table | None
     """The stacked id table; None when no field has ids."""
+    base: dict[str, int]
+    """What to add to an id of each stacked table, padding excepted, to get its row."""
 
     def __init__(
         self,
@@ -131,9 +135,10 @@ class FieldEmbedding(nn.Module):
         *,
         init_std: float = INIT_STD,
         fields: Sequence[str] | None = None,
+        tables: Collection[str] = (),
     ) -> None:
         super().__init__()
-        known = _all_fields(schema)
+        known = all_field_names(schema)
         wanted = set(known if fields is None else fields)
         unknown = sorted(wanted - set(known))
         if unknown:
@@ -157,22 +162,22 @@ class FieldEmbedding(nn.Module):
         self._groups = [
             group
             for group in schema.sequences
-            if any(_field_name(group, member) in wanted for member in _members(group))
+            if any(name in wanted for name in group_field_names(group))
         ]
         self._wanted = wanted
         self._all_columns = len(columns) == len(schema.categorical)
         self._all_numeric = len(numeric) == len(schema.numeric)
 
         column_tables = [schema.categorical[i].table for i in columns]
-        used = {*column_tables}
+        used = {*column_tables, *tables}
         for group in self._groups:
             used |= {m.table for m in group.ids if _field_name(group, m.name) in wanted}
         # The schema's order of tables, so that the order of fields does not move any row.
-        self._base, num_rows = stack_tables(
+        self.base, num_rows = stack_tables(
             {name: rows for name, rows in schema.tables.items() if name in used}
         )
         self.table = Table(num_rows, dim, init_std) if used else None
-        bases = torch.tensor([self._base[name] for name in column_tables], dtype=torch.int64)
+        bases = torch.tensor([self.base[name] for name in column_tables], dtype=torch.int64)
         # int32 ids stay int32 as long as every row of the stack can be told apart in it.
         self._wide = num_rows > torch.iinfo(torch.int32).max
         self.register_buffer("_bases", bases if self._wide else bases.int(), persistent=False)
@@ -240,7 +245,7 @@ class FieldEmbedding(nn.Module):
         for member in group.ids:
             if _field_name(group, member.name) in self._wanted and self.table is not None:
                 ids = events.ids[:, group.id_columns(member.name)].reshape(-1).long()
-                index = torch.where(ids == PADDING, ids, ids + self._base[member.table])
+                index = torch.where(ids == PADDING, ids, ids + self.base[member.table])
                 fields.append(self.table.mean(index, events.offsets * member.columns))
         for column, numeric in enumerate(group.numeric):
             if _field_name(group, numeric.name) in self._wanted:
@@ -287,6 +292,21 @@ def table_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {
         f"{name}.weight" if name else "weight": part.weight for name, part in tables(model).items()
     }
+
+
+def all_field_names(schema: Schema) -> list[str]:
+    """Names of all fields, in the order of `FieldEmbedding`'s fields axis."""
+    names = [f.name for f in schema.categorical]
+    names.extend(f.name for f in schema.numeric)
+    names.extend(f.name for f in schema.vectors)
+    for group in schema.sequences:
+        names.extend(group_field_names(group))
+    return names
+
+
+def group_field_names(group: SequenceField) -> list[str]:
+    """Names of the fields that a sequence group's members give when they are pooled."""
+    return [_field_name(group, member) for member in _members(group)]
 
 
 def stack_tables(sizes: dict[str, int]) -> tuple[dict[str, int], int]:
@@ -365,15 +385,6 @@ def _bag_mean(weight: Tensor, index: Tensor, offsets: Tensor) -> Tensor:
     return functional.embedding_bag(
         index, weight, offsets, mode="mean", include_last_offset=True, padding_idx=PADDING
     )
-
-
-def _all_fields(schema: Schema) -> list[str]:
-    names = [f.name for f in schema.categorical]
-    names.extend(f.name for f in schema.numeric)
-    names.extend(f.name for f in schema.vectors)
-    for group in schema.sequences:
-        names.extend(_field_name(group, member) for member in _members(group))
-    return names
 
 
 def _field_name(group: SequenceField, member: str) -> str:

@@ -31,8 +31,14 @@ class PerTokenLinear(nn.Module):
         """The tokens after it."""
         by_token = x.transpose(0, 1)  # [tokens, batch, in_dim]
         if self.bias is None:
-            return torch.bmm(by_token, self.weight).transpose(0, 1)
-        return torch.baddbmm(self.bias, by_token, self.weight).transpose(0, 1)
+            out = torch.bmm(by_token, self.weight).transpose(0, 1)
+        else:
+            out = torch.baddbmm(self.bias, by_token, self.weight).transpose(0, 1)
+        if torch.compiler.is_exporting():
+            # In this layout one row is contiguous and two are not: an exported model that later
+            # asked which it is would refuse one row.
+            return out.clone(memory_format=torch.contiguous_format)
+        return out
 
 
 def token_linear(

@@ -3,6 +3,8 @@
 What the papers leave open stands in `rankloom.ranking.deres`.
 """
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -38,6 +40,9 @@ from rankloom.layers.connections.path_gates import (
 from rankloom.layers.connections.skips import SkipKind, build_skips
 from rankloom.ranking.connection import ConnectionConfig
 
+START_STD = 0.02
+"""Standard deviation of queries that may not start at zero."""
+
 
 class DepthConfig(ConnectionConfig):
     """Blocks of layers, and attention to them."""
@@ -52,6 +57,9 @@ class DepthConfig(ConnectionConfig):
     """Whether a layer also attends to the block it belongs to, as far as that is."""
     query: Literal["static", "input"] = "static"
     """Queries that are learned as they are, or made from what a layer read."""
+    query_std: float | None = Field(None, ge=0)
+    """Standard deviation that queries start with; none: 0, or .02 where queries at zero would never
+    learn."""
     num_depth_heads: int = Field(1, gt=0)
     """Heads of the attention over depth."""
     key_gain: KeyGain = "per_layer"
@@ -61,26 +69,27 @@ class DepthConfig(ConnectionConfig):
     value_scale: ValueScale = "plain"
     """Values as they are, normalised as keys are, or divided by the number of blocks."""
 
+    @property
+    def dead_at_zero(self) -> bool:
+        """Whether queries at zero, all of whose scores are zero, receive no gradient."""
+        return self.activation in {"relu", "clipped_silu"}
+
     def build_path(self, in_dim: int, dim: int, num_layers: int) -> BlockPath:
         """The blocks of values `dim` wide, for layers that read tokens `in_dim` wide."""
-        queries: Queries
+        std = self.query_std
+        if std is None:
+            std = START_STD if self.dead_at_zero else 0.0
+        make: Callable[..., Queries] = StaticQueries
         if self.query == "input":
-            queries = InputQueries(
-                in_dim,
-                dim,
-                num_layers,
-                num_heads=self.num_depth_heads,
-                key_gain=self.key_gain,
-                scaled=self.scaled,
-            )
-        else:
-            queries = StaticQueries(
-                dim,
-                num_layers,
-                num_heads=self.num_depth_heads,
-                key_gain=self.key_gain,
-                scaled=self.scaled,
-            )
+            make = partial(InputQueries, in_dim)
+        queries = make(
+            dim,
+            num_layers,
+            num_heads=self.num_depth_heads,
+            key_gain=self.key_gain,
+            scaled=self.scaled,
+            std=std,
+        )
         return BlockPath(
             queries,
             dim,
@@ -220,7 +229,7 @@ class Full(Config):
     kind: Literal["full"] = "full"
 
 
-class DeResConfig(DepthConfig):
+class DeResConnection(DepthConfig):
     """DeRes: an identity path and a block path, joined by a gate in every layer."""
 
     kind: Literal["deres"] = "deres"
@@ -232,6 +241,12 @@ class DeResConfig(DepthConfig):
     or block_only."""
     skip: SkipKind = "identity"
     """The identity path's own map: none, or a learned weight that starts as one."""
+
+    @property
+    def dead_at_zero(self) -> bool:
+        """As `DepthConfig.dead_at_zero`; the block path alone would also give zeros for ever."""
+        alone = self.fusion.kind == "block_only" and self.activation == "silu"
+        return alone or super().dead_at_zero
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,38 +1,32 @@
 """Settings and parts that all models made of token layers have: tokens, connection, head."""
 
-from typing import Annotated, Literal
+from typing import cast
 
+import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
-from rankloom.layers.embedding import FieldEmbedding
-from rankloom.layers.tokens.fields import PerFieldTokens
+from rankloom.layers.embedding import (
+    FieldEmbedding,
+    Table,
+    all_field_names,
+    group_field_names,
+)
 from rankloom.layers.tokens.token_set import TokenSet
 from rankloom.ranking.connections import Connection, IdentityConfig
+from rankloom.ranking.event_tokens import Events
 from rankloom.ranking.network import Network
-from rankloom.schema import Schema
-
-
-class PerField(Config):
-    """One token for every field."""
-
-    kind: Literal["per_field"] = "per_field"
-
-    def build(self, num_fields: int, in_dim: int, dim: int) -> nn.Module:
-        """What makes the tokens of `num_fields` vectors of width `in_dim`."""
-        return PerFieldTokens(num_fields, in_dim, dim)
-
-
-FieldTokens = Annotated[PerField, Field(discriminator="kind")]
-
-
-class MeanPooling(Config):
-    """The mean of the field tokens."""
-
-    kind: Literal["mean"] = "mean"
+from rankloom.ranking.tokens import (
+    FieldTokens,
+    FieldTokensConfig,
+    MeanPooling,
+    PerField,
+    Pooling,
+)
+from rankloom.schema import Schema, SequenceField
 
 
 class TokenNetwork(Config):
@@ -48,20 +42,43 @@ class TokenNetwork(Config):
     """How fields become tokens."""
     connection: Connection = IdentityConfig()
     """What lies between layers."""
+    pooling: Pooling = MeanPooling()
+    """How field tokens become one vector at the end."""
     head: Network = Network(hidden=(256, 64))
     """The network above the pooled tokens."""
 
-    def build_tokens(self, schema: Schema) -> "TokenInput":
+    def build_tokens(self, schema: Schema) -> "FieldTokenInput | EventTokenInput":
         """The first part: from a batch to tokens."""
-        return TokenInput(self, schema)
+        return FieldTokenInput(self, schema)
 
     def build_head(self, dim: int, num_tokens: int, num_tasks: int) -> nn.Module:
         """The last part: from [batch, num_tokens, dim] field tokens to logits."""
-        return TokenHead(self.head, dim, num_tasks)
+        pooling = self.pooling.build(dim, num_tokens)
+        network = self.head.build_network(pooling.out_dim, out_features=num_tasks)
+        return nn.Sequential(pooling, network)
 
 
-class TokenInput(nn.Module):
-    """From a batch to tokens.
+class SequenceTokenNetwork(TokenNetwork):
+    """A model that also reads events as tokens; the others read the mean of a sequence's events."""
+
+    events: Events = Events()
+    """Which sequences become tokens event by event, and how."""
+
+    def build_tokens(self, schema: Schema) -> "FieldTokenInput | EventTokenInput":
+        """The first part: from a batch to tokens.
+
+        Raises:
+            ValueError: as `Events.chosen` and `Events.build`, or no field is left beside the
+                events.
+        """
+        groups = self.events.chosen(schema)
+        if not groups:
+            return FieldTokenInput(self, schema)
+        return EventTokenInput(self, schema, groups)
+
+
+class FieldTokenInput(nn.Module):
+    """From a batch to field tokens; sequences are pooled fields.
 
     Args:
         config: the model's settings.
@@ -69,40 +86,92 @@ class TokenInput(nn.Module):
     """
 
     num_events: int
-    """Event tokens."""
+    """Event tokens: none."""
     num_fields: int
     """Field tokens."""
+    has_time: bool
+    """Whether tokens have times: they do not."""
 
     def __init__(self, config: TokenNetwork, schema: Schema) -> None:
         super().__init__()
         self.embedding = FieldEmbedding(schema, config.embedding_dim)
-        num_fields = self.embedding.num_fields
-        self.fields = config.tokens.build(num_fields, config.embedding_dim, config.dim)
+        self.fields, self.num_fields = _field_tokens(config.tokens, self.embedding, config.dim)
         self.num_events = 0
-        self.num_fields = num_fields
+        self.has_time = False
 
     def forward(self, batch: Batch) -> TokenSet:
         """The batch's tokens."""
         return TokenSet(self.fields(self.embedding(batch)))
 
 
-class TokenHead(nn.Module):
-    """Field tokens to logits: their mean, then a network.
+class EventTokenInput(nn.Module):
+    """From a batch to event tokens and field tokens.
 
     Args:
-        network: the network's settings.
-        dim: width of a token.
-        num_tasks: logits.
+        config: the model's settings.
+        schema: the data.
+        groups: the sequence groups whose events are tokens.
+
+    Raises:
+        ValueError: no field is left beside the events.
     """
 
-    def __init__(self, network: Network, dim: int, num_tasks: int) -> None:
+    num_events: int
+    """Event tokens, padding included."""
+    num_fields: int
+    """Field tokens."""
+    has_time: bool
+    """Whether tokens have times: where all events have one."""
+
+    def __init__(
+        self, config: SequenceTokenNetwork, schema: Schema, groups: list[SequenceField]
+    ) -> None:
         super().__init__()
-        self.network = network.build_network(dim, out_features=num_tasks)
+        names = pooled_field_names(config.events, schema, groups)
+        if not names:
+            raise ValueError(
+                "all fields are events, and rows need a field token; set events.pooled = true, or "
+                "leave a group out of events.groups"
+            )
+        self.embedding = FieldEmbedding(
+            schema,
+            config.embedding_dim,
+            fields=names,
+            tables={member.table for group in groups for member in group.ids},
+        )
+        self.fields, self.num_fields = _field_tokens(config.tokens, self.embedding, config.dim)
+        self.events = config.events.build(groups, schema, self.embedding, config.dim)
+        self.num_events = self.events.num_events
+        self.has_time = all(group.has_time for group in groups)
 
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tasks"]:
-        """Logits of every task."""
-        return self.network(x.mean(1))
+    def forward(self, batch: Batch) -> TokenSet:
+        """The batch's tokens."""
+        fields: Float[Tensor, "batch fields dim"] = self.fields(self.embedding(batch))
+        events, now = self.events(batch, cast(Table, self.embedding.table))
+        known = events.mask.new_ones(fields.shape[:2])  # every field is there
+        time = None
+        if events.time is not None and now is not None:
+            time = torch.cat([events.time, now[:, None].expand(fields.shape[:2])], dim=1)
+        return TokenSet(
+            torch.cat([events.x, fields], dim=1),
+            self.num_events,
+            torch.cat([events.mask, known], dim=1),
+            time,
+        )
 
 
-class SequenceTokenNetwork(TokenNetwork):
-    """A model that also reads events as tokens; the others read the mean of a sequence's events."""
+def pooled_field_names(events: Events, schema: Schema, groups: list[SequenceField]) -> list[str]:
+    """Names of the fields beside the events of `groups`."""
+    names = all_field_names(schema)
+    if events.pooled:
+        return names
+    taken = {name for group in groups for name in group_field_names(group)}
+    return [name for name in names if name not in taken]
+
+
+def _field_tokens(
+    config: FieldTokensConfig, embedding: FieldEmbedding, dim: int
+) -> tuple[nn.Module, int]:
+    """What makes the field tokens, and how many it makes."""
+    names, in_dim = embedding.field_names, embedding.dim
+    return config.build(names, in_dim, dim), len(config.sources(names, in_dim))

@@ -7,10 +7,11 @@ from rankloom.data.sources.lastfm_tag import LASTFM_TAG
 from rankloom.data.sources.movielens_1m import MOVIELENS_1M
 from rankloom.data.sources.movielens_100k import MOVIELENS_100K
 from rankloom.data.sources.source import Source
+from rankloom.data.sources.trivago import TRIVAGO
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (MOVIELENS_100K, MOVIELENS_1M, FRAPPE, CRITEO, AVAZU, LASTFM_TAG)
+    for source in (MOVIELENS_100K, MOVIELENS_1M, FRAPPE, CRITEO, AVAZU, LASTFM_TAG, TRIVAGO)
 }
 
 

@@ -1,8 +1,9 @@
 """What the MovieLens sets have in common: normal form, terms, and the click-prediction schema.
 
-Normal form: `ratings.parquet` (user_id, item_id, rating and the column that orders a user's
-ratings), `movies.parquet` (item_id, title, release_year, genres) and `users.parquet` (user_id,
-gender, age, occupation, zip_code); numbers are Int64, genres a sorted list.
+Normal form: `ratings.parquet` (user_id, item_id, rating, the same as `stars`, and the column that
+orders a user's ratings), `movies.parquet` (item_id, title, release_year, genres) and
+`users.parquet` (user_id, gender, age, occupation, zip_code); numbers are Int64, genres a sorted
+list.
 """
 
 from pathlib import Path
@@ -30,11 +31,15 @@ def write_tables(
 
     Args:
         into: folder.
-        ratings: user_id, item_id, rating, and further integer columns.
+        ratings: user_id, item_id, rating, and further integer columns. The rating is written a
+            second time as `stars`, for histories: as the label's column it is a number, and an
+            earlier film's rating is better one of five values.
         movies: item_id, title, genres (list); release_year (text or number) where the form has it.
         users: user_id, gender, age, occupation, zip_code.
     """
-    _integers(ratings, ratings.columns).write_parquet(into / "ratings.parquet")
+    _integers(ratings, ratings.columns).with_columns(pl.col("rating").alias("stars")).write_parquet(
+        into / "ratings.parquet"
+    )
     from_title = pl.col("title").str.extract(_YEAR_IN_TITLE)
     year = from_title
     if "release_year" in movies.columns:
@@ -65,7 +70,9 @@ def read_text(path: Path, separator: str, columns: list[str]) -> pl.DataFrame:
     )
 
 
-def click_schema(name: str, time: str, *, clock: bool, history_length: int) -> dict[str, Any]:
+def click_schema(
+    name: str, time: str, *, clock: bool, history_length: int, rated: bool = False
+) -> dict[str, Any]:
     """The schema of a MovieLens set as click prediction.
 
     Args:
@@ -73,6 +80,7 @@ def click_schema(name: str, time: str, *, clock: bool, history_length: int) -> d
         time: column that orders a user's ratings.
         clock: whether `time` is in Unix seconds, so that hour and weekday can be had.
         history_length: earlier films kept per row, the newest.
+        rated: whether an earlier film comes with its rating (`stars`) and, with a clock, its time.
 
     Returns:
         Plain values of a `TableSchema`.
@@ -118,10 +126,12 @@ def click_schema(name: str, time: str, *, clock: bool, history_length: int) -> d
             "name": "history",
             "user": "user_id",
             "time": time,
-            "members": ["item_id"],
+            "members": ["item_id", "stars"] if rated else ["item_id"],
             "max_length": history_length,
         }
     ]
+    if rated and clock:
+        schema["history"][0]["with_time"] = True
     schema["split"] = {
         "kind": "time",
         "column": time,
@@ -138,6 +148,8 @@ COMMENT = """\
 Split inside each user's own time order: the last tenth is the test split, the tenth before it the
 validation split. A row sees the user's earlier films, whatever their rating, and never its own.
 Order: {order}."""
+RATED = """
+An earlier film comes with its rating, its genres and its year."""
 
 
 def _integers(frame: pl.DataFrame, columns: list[str]) -> pl.DataFrame:

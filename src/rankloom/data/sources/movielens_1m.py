@@ -2,7 +2,8 @@
 
 Read from GroupLens's files (with timestamps) and from Parquet tables, which hold each rating's
 place in its user's time order instead. `order` is therefore the column that both forms share; with
-timestamps there is a second schema, `schema-timestamp.toml`, that has hour and weekday as well.
+timestamps there are two schemas more, whose names end in `-timestamp`; they have hour and weekday
+as well.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,7 @@ import polars as pl
 from rankloom.data.sources.movielens import (
     CITATION,
     COMMENT,
+    RATED,
     TERMS,
     click_schema,
     read_text,
@@ -22,20 +24,30 @@ from rankloom.data.sources.source import Download, Files, Form, SchemaText, Sour
 
 HISTORY_LENGTH = 50
 """Earlier films kept per row."""
+RATED_HISTORY_LENGTH = 30
+"""Earlier films kept per row where each comes with its rating."""
 
 
 def _schemas() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the rating's place in its user's order")
-    values = click_schema("movielens-1m", "order", clock=False, history_length=HISTORY_LENGTH)
-    return {"schema": SchemaText(values, comment)}
+    return _two_schemas("", "order", comment, clock=False)
 
 
 def _schemas_with_time() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the time of the rating, in seconds")
-    values = click_schema(
-        "movielens-1m-timestamp", "timestamp", clock=True, history_length=HISTORY_LENGTH
-    )
-    return {**_schemas(), "schema-timestamp": SchemaText(values, comment)}
+    return {**_schemas(), **_two_schemas("-timestamp", "timestamp", comment, clock=True)}
+
+
+def _two_schemas(ending: str, time: str, comment: str, *, clock: bool) -> dict[str, SchemaText]:
+    """The schema with earlier films alone, and the one with their ratings."""
+    name = f"movielens-1m{ending}"
+    plain = click_schema(name, time, clock=clock, history_length=HISTORY_LENGTH)
+    name = f"movielens-1m-ctr{ending}"
+    rated = click_schema(name, time, clock=clock, history_length=RATED_HISTORY_LENGTH, rated=True)
+    return {
+        f"schema{ending}": SchemaText(plain, comment),
+        f"schema-ctr{ending}": SchemaText(rated, comment + RATED),
+    }
 
 
 def _from_grouplens(files: Files, into: Path) -> None:

@@ -11,7 +11,7 @@ ever made.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -51,6 +51,7 @@ class Block(NamedTuple):
         return Block(self.value[:, skipped:], self.inverse_rms[:, skipped:], scores, self.first)
 
 
+@runtime_checkable
 class Queries(Protocol):
     """Scores blocks for layers."""
 
@@ -88,7 +89,7 @@ class _Gains(nn.Module):
 
 
 class StaticQueries(nn.Module):
-    """A learned query for every layer, which starts at zero.
+    """A learned query for every layer.
 
     Args:
         dim: width of a value.
@@ -96,6 +97,7 @@ class StaticQueries(nn.Module):
         num_heads: depth heads; each scores and weighs its own piece of a value. Divides `dim`.
         key_gain: the gains of the keys' norm.
         scaled: whether scores are divided by the square root of a head's width.
+        std: standard deviation of the queries' starting values.
 
     Raises:
         ValueError: `num_heads` does not divide `dim`.
@@ -109,11 +111,12 @@ class StaticQueries(nn.Module):
         num_heads: int = 1,
         key_gain: KeyGain = "per_layer",
         scaled: bool = False,
+        std: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = _head_scale(dim, num_heads, scaled)
-        self.weight = nn.Parameter(torch.zeros(num_layers, dim))
+        self.weight = nn.Parameter(torch.empty(num_layers, dim).normal_(std=std))
         """[layers, dim]."""
         self.gains = _Gains(dim, num_layers, key_gain)
 
@@ -138,7 +141,7 @@ class StaticQueries(nn.Module):
 
 
 class InputQueries(nn.Module):
-    """Queries made from what a layer read: W_l x, with W_l starting at zero.
+    """Queries made from what a layer read: W_l x.
 
     Args:
         in_dim: width of what a layer read.
@@ -147,6 +150,7 @@ class InputQueries(nn.Module):
         num_heads: depth heads; divides `dim`.
         key_gain: the gains of the keys' norm.
         scaled: whether scores are divided by the square root of a head's width.
+        std: standard deviation of the starting values of W.
 
     Raises:
         ValueError: `num_heads` does not divide `dim`.
@@ -161,11 +165,12 @@ class InputQueries(nn.Module):
         num_heads: int = 1,
         key_gain: KeyGain = "per_layer",
         scaled: bool = False,
+        std: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.scale = _head_scale(dim, num_heads, scaled)
-        self.weight = nn.Parameter(torch.zeros(num_layers, dim, in_dim))
+        self.weight = nn.Parameter(torch.empty(num_layers, dim, in_dim).normal_(std=std))
         """[layers, dim, in_dim]."""
         self.gains = _Gains(dim, num_layers, key_gain)
 

@@ -1,0 +1,16 @@
+"""Some of the tokens, laid out as tokens of their own."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def copy_tokens(
+    x: Float[Tensor, "batch tokens dim"], start: int, stop: int
+) -> Float[Tensor, "batch some_tokens dim"]:
+    """The tokens from `start` up to `stop`, for a linear layer to read.
+
+    A linear layer copies a plain slice anyway, unless the batch has one row; and an exported model
+    that asked whether it has would refuse one row.
+    """
+    return x[:, start:stop].clone(memory_format=torch.contiguous_format)
