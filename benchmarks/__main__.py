@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import depth, onetrans_cache, parts, preparation, shapes, speed, zoo
+from benchmarks import connections, depth, onetrans_cache, parts, preparation, shapes, speed, zoo
 
 RESULTS = Path(__file__).parent / "results"
-WHAT = ("training", "zoo", "dlf", "preparation", "parts", "onetrans_cache")
+WHAT = ("training", "zoo", "dlf", "preparation", "parts", "onetrans_cache", "connections")
 
 
 def main() -> None:
@@ -33,6 +33,10 @@ def main() -> None:
     if "onetrans_cache" in what:
         onetrans_cache.run(
             arguments.out / "onetrans_cache.json", arguments.rounds, arguments.threads
+        )
+    if "connections" in what:
+        connections.run(
+            arguments.out / "connections.json", rounds=arguments.rounds, threads=arguments.threads
         )
     if "training" in what:
         speed.run(

@@ -21,6 +21,7 @@ def to_markdown(document: dict[str, Any]) -> str:
         "zoo": _zoo,
         "dlf": _dlf,
         "onetrans_cache": _onetrans_cache,
+        "connections": _connections,
     }
     return tables[document["kind"]](document)
 
@@ -165,6 +166,23 @@ def _dlf(document: dict[str, Any]) -> str:
             f"| {seconds * 1e3:,.0f} ms | {result['backward_seconds'] * 1e3:,.0f} ms "
             f"| {result['peak_memory_bytes'] / 2**30:.1f} GiB | {cost['flops_per_row'] / 1e6:.2f} "
             f"| {flops:.0%} | {moved:.0%} |"
+        )
+    return "\n".join(lines)
+
+
+def _connections(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "| connection | step ÷ identity | compiled ÷ identity | memory for backward ÷ identity "
+        "| operations ÷ identity |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for result in document["results"]:
+        compiled = result.get("compiled_ratio")
+        lines.append(
+            f"| {result['connection']} | {result['eager_ratio']:.2f} "
+            f"| {'' if compiled is None else f'{compiled:.2f}'} "
+            f"| {result['saved_bytes_ratio']:.2f} | {result['flops_ratio']:.3f} |"
         )
     return "\n".join(lines)
 

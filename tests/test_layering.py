@@ -12,6 +12,7 @@ import rankloom
 PACKAGE = Path(rankloom.__file__).parent
 
 LEVELS = {
+    "allocator": 0,
     "config": 0,
     "schema": 1,
     "batch": 2,

@@ -7,6 +7,12 @@ from torch import Tensor, nn
 from rankloom.layers.attention import SelfAttention, attention
 
 
+@pytest.fixture(autouse=True, params=[0, 64], ids=["torch's kernel", "plain"])
+def few_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both ways to compute it."""
+    monkeypatch.setattr("rankloom.layers.attention.FEW_KEYS", request.param)
+
+
 def by_loops(
     q: Tensor, k: Tensor, v: Tensor, num_heads: int, scaled: bool, mask: Tensor | None = None
 ) -> Tensor:

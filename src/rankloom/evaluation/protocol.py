@@ -17,6 +17,7 @@ from pydantic import Field, field_validator
 from scipy.special import expit
 from torch import Tensor, nn
 
+from rankloom.allocator import keep_freed_memory
 from rankloom.batch import Batch
 from rankloom.config import Config
 from rankloom.evaluation import metrics as exact
@@ -172,6 +173,8 @@ def predict(
         ValueError: the loader gives no batch, or the logits are not [batch, tasks].
     """
     place = torch.device(device)
+    if place.type == "cpu":
+        keep_freed_memory()
     parts: dict[str, list[Tensor]] = {part.name: [] for part in fields(Predictions)}
     with evaluation_mode(model), torch.inference_mode(), autocast(place, precision):
         for batch in loader:

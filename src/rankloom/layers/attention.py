@@ -7,6 +7,9 @@ from torch.nn import functional
 
 from rankloom.layers.mlp import linear
 
+FEW_KEYS = 64
+"""Keys up to which a CPU computes attention in its plain form."""
+
 
 def attention(
     q: Float[Tensor, "batch queries dim"],
@@ -40,15 +43,45 @@ def attention(
         ValueError: `num_heads` does not divide both widths.
     """
     _check_heads(num_heads, q.shape[-1], v.shape[-1])
-    attended = functional.scaled_dot_product_attention(
+    attended = attention_of_heads(
         _split_heads(q, num_heads),
         _split_heads(k, num_heads),
         _split_heads(v, num_heads),
-        attn_mask=mask,
-        dropout_p=dropout,
-        scale=None if scaled else 1.0,
+        scaled=scaled,
+        dropout=dropout,
+        mask=mask,
     )  # [batch, heads, queries, value_dim / heads]
     return attended.transpose(1, 2).flatten(2)
+
+
+def attention_of_heads(
+    q: Float[Tensor, "batch heads queries dim"],
+    k: Float[Tensor, "batch heads keys dim"],
+    v: Float[Tensor, "batch heads keys value_dim"],
+    *,
+    scaled: bool = True,
+    dropout: float = 0.0,
+    mask: Bool[Tensor, "#batch #heads #queries #keys"] | None = None,
+) -> Float[Tensor, "batch heads queries value_dim"]:
+    """Attention of every head by itself; arguments as of `attention`.
+
+    torch's own kernel on a CPU is made for long sequences. Over the few tokens of a row the plain
+    form takes half its time in a training step, for the memory of the weights.
+    """
+    if q.device.type != "cpu" or k.shape[2] > FEW_KEYS:
+        return functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=mask, dropout_p=dropout, scale=None if scaled else 1.0
+        )
+    if scaled:
+        q = q * q.shape[-1] ** -0.5
+    scores = q @ k.mT  # [batch, heads, queries, keys]
+    if mask is None:
+        weights = scores.softmax(-1)
+    else:
+        # The least number instead of minus infinity: a query without any key stays finite.
+        weights = scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
+        weights = weights.masked_fill(~mask, 0)
+    return functional.dropout(weights, dropout).to(v.dtype) @ v
 
 
 class SelfAttention(nn.Module):

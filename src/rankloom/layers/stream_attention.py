@@ -3,8 +3,8 @@
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
+from rankloom.layers.attention import attention_of_heads
 from rankloom.layers.mlp import linear
 
 Streams = Float[Tensor, "batch streams tokens dim"]
@@ -68,7 +68,7 @@ class _CrossAttentionPass(nn.Module):
         # Streams as heads: the queries of all streams meet the keys of one stream per head, so that
         # each softmax runs over one stream's tokens.
         queries = q.flatten(1, 2).unsqueeze(1).expand(-1, self.num_streams, -1, -1)
-        met = functional.scaled_dot_product_attention(queries, k, v)
+        met = attention_of_heads(queries, k, v)
         # Unbound at once: picking one by one would fill a gradient of the whole for each.
         return [list(x.chunk(self.num_streams, dim=1)) for x in met.unbind(1)]
 

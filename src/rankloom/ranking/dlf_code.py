@@ -17,10 +17,10 @@ import torch
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.attention import attention_of_heads
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.factorization import FactorizationBlock, TokenLinear, token_projection
 from rankloom.layers.mlp import linear
@@ -101,7 +101,7 @@ class _Attention(nn.Module):
     def forward(self, x: Tokens, x0: Tokens) -> Tokens:
         heads = torch.unflatten(self.project(x), -1, (3, *self._heads))
         q, k, v = heads.permute(2, 0, 3, 1, 4).unbind(0)  # each [batch, heads, tokens, dim / heads]
-        met = functional.scaled_dot_product_attention(q, k, v, scale=1.0)
+        met = attention_of_heads(q, k, v, scaled=False)
         out = self.network(self.norm(met.transpose(1, 2).flatten(1)))
         return torch.unflatten(out, 1, self._out)
 

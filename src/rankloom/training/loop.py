@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from rankloom.allocator import keep_freed_memory
 from rankloom.batch import Batch
 from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import HasLoss, Loss
@@ -73,6 +74,8 @@ def train(
         OSError: `folder` cannot be written.
     """
     device = select_device(config.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     course = Course(steps_per_epoch=len(loader))
     if course.steps_per_epoch == 0:
         raise ValueError("the training split gives no batches; it needs at least two rows")
