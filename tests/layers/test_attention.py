@@ -7,10 +7,14 @@ from torch import Tensor, nn
 from rankloom.layers.attention import SelfAttention, attention
 
 
-@pytest.fixture(autouse=True, params=[0, 64], ids=["torch's kernel", "plain"])
+@pytest.fixture(
+    autouse=True, params=[(0, 0), (64, 0), (64, 16)], ids=["torch's kernel", "plain", "keys first"]
+)
 def few_keys(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both ways to compute it."""
-    monkeypatch.setattr("rankloom.layers.attention.FEW_KEYS", request.param)
+    """All ways to compute it."""
+    few, vector = request.param
+    monkeypatch.setattr("rankloom.layers.attention.FEW_KEYS", few)
+    monkeypatch.setattr("rankloom.layers.attention.VECTOR_KEYS", vector)
 
 
 def by_loops(
