@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from rankloom.layers.connections.layers import ConnectedStack, SkippedLayers, last_tokens
 from rankloom.layers.connections.residual import (
     Identity,
-    LearnableMatrix,
-    LearnableScale,
+    Learnable,
     PostNorm,
     SiameseNorm,
 )
+from rankloom.layers.connections.skips import SkipKind, build_skips
 
 PYRAMID = pytest.mark.parametrize("pyramid", [False, True], ids=["same tokens", "pyramid"])
 
@@ -51,15 +51,19 @@ def test_identity_by_hand() -> None:
     assert Identity(2)(x, layers).tolist() == [[[5.0, 11.0]]]
 
 
+def learnable(kind: SkipKind, num_layers: int) -> Learnable:
+    return Learnable(build_skips(kind, DIM, num_layers), DIM)
+
+
 @PYRAMID
-@pytest.mark.parametrize("per_dimension", [False, True])
-def test_scale_weighs_the_skip(per_dimension: bool, pyramid: bool) -> None:
-    connection = drawn(LearnableScale(DIM, 3, per_dimension=per_dimension))
-    assert connection.scale.numel() == 3 * (DIM if per_dimension else 1)
+@pytest.mark.parametrize(("kind", "width"), [("scalar", 1), ("vector", DIM)])
+def test_scale_weighs_the_skip(kind: SkipKind, width: int, pyramid: bool) -> None:
+    connection = drawn(learnable(kind, 3))
+    assert sum(p.numel() for p in connection.parameters()) == 3 * width
     layers, x = small_layers(3, pyramid=pyramid), small_tokens()
     expected = x
     for number, layer in enumerate(layers):
-        scale = connection.scale[number]
+        scale = connection.skips[number].scale
         expected = token_by_token(lambda t, u, s=scale: s * t + u, expected, layer(expected))
     inputs = [x, *layers.parameters(), *connection.parameters()]
     assert_equal_with_gradients(connection(x, list(layers)), expected, inputs)
@@ -67,24 +71,20 @@ def test_scale_weighs_the_skip(per_dimension: bool, pyramid: bool) -> None:
 
 @PYRAMID
 def test_matrix_weighs_the_skip(pyramid: bool) -> None:
-    connection = drawn(LearnableMatrix(DIM, 3))
+    connection = drawn(learnable("matrix", 3))
     layers, x = small_layers(3, pyramid=pyramid), small_tokens()
     expected = x
     for number, layer in enumerate(layers):
-        weight = connection.weight[number]
+        weight = connection.skips[number].weight
         expected = token_by_token(lambda t, u, w=weight: w @ t + u, expected, layer(expected))
     inputs = [x, *layers.parameters(), *connection.parameters()]
     assert_equal_with_gradients(connection(x, list(layers)), expected, inputs)
 
 
-@pytest.mark.parametrize(
-    "connection",
-    [LearnableScale(DIM, 2), LearnableScale(DIM, 2, per_dimension=True), LearnableMatrix(DIM, 2)],
-    ids=["scalar", "vector", "matrix"],
-)
-def test_learnable_starts_as_the_identity(connection: nn.Module) -> None:
+@pytest.mark.parametrize("kind", ["scalar", "vector", "matrix"])
+def test_learnable_starts_as_the_identity(kind: SkipKind) -> None:
     layers, x = list(small_layers(2)), small_tokens()
-    torch.testing.assert_close(connection.double()(x, layers), Identity(DIM)(x, layers))
+    torch.testing.assert_close(learnable(kind, 2).double()(x, layers), Identity(DIM)(x, layers))
 
 
 @PYRAMID
@@ -128,8 +128,7 @@ def test_siamese_norm_keeps_two_streams(pyramid: bool) -> None:
 def test_wrong_number_of_layers_is_an_error() -> None:
     x = small_tokens()
     for connection in (
-        LearnableScale(DIM, 2).double(),
-        LearnableMatrix(DIM, 2).double(),
+        learnable("matrix", 2).double(),
         PostNorm([nn.Identity()] * 2, DIM),
     ):
         with pytest.raises(ValueError, match="longer|shorter"):
@@ -192,8 +191,8 @@ def test_stack_of_identities_adds_whatever_it_stands_around(
 
 def test_a_connection_around_layers_leaves_their_inner_skips() -> None:
     a, b = Shifted(1.0, TOKENS), Shifted(2.0, TOKENS)
-    scale = LearnableScale(DIM, 1).double()
-    scale.scale.data.fill_(3.0)
+    scale = learnable("scalar", 1).double()
+    scale.skips[0].scale.data.fill_(3.0)
     shift, x = torch.tensor(0.3), small_tokens()
     inner = x + a(x, shift)
     expected = 3 * x + a(x, shift) + b(inner, shift)

@@ -10,11 +10,11 @@ from rankloom.layers.connections.layers import ConnectedStack
 from rankloom.layers.connections.layers import Connection as ConnectionModule
 from rankloom.layers.connections.residual import (
     Identity,
-    LearnableMatrix,
-    LearnableScale,
+    Learnable,
     PostNorm,
     SiameseNorm,
 )
+from rankloom.layers.connections.skips import build_skips
 from rankloom.layers.norm import RMSNorm
 from rankloom.ranking.connection import ConnectionConfig
 from rankloom.ranking.deres_parts import AttentionResidualConfig, DeResConnection
@@ -46,9 +46,7 @@ class LearnableConfig(ConnectionConfig):
 
     def build(self, dim: int, num_layers: int) -> ConnectionModule:
         """The connection."""
-        if self.weight == "matrix":
-            return LearnableMatrix(dim, num_layers)
-        return LearnableScale(dim, num_layers, per_dimension=self.weight == "vector")
+        return Learnable(build_skips(self.weight, dim, num_layers), dim)
 
 
 class PostNormConfig(ConnectionConfig):

@@ -11,9 +11,7 @@ Equations, with f the layer's update:
 
 from collections.abc import Sequence
 
-import torch
 from torch import nn
-from torch.nn import functional
 
 from rankloom.layers.connections.layers import LastTokens, Layer, Tokens, last_tokens
 
@@ -33,43 +31,24 @@ class Identity(nn.Module):
         return x
 
 
-class LearnableScale(nn.Module):
-    """The skip times a learned number or vector, which starts at one.
+class Learnable(nn.Module):
+    """The skip of every layer goes through a map of its own.
 
     Args:
+        skips: one for every layer.
         dim: width of a token.
-        num_layers: layers.
-        per_dimension: a number for every dimension instead of one.
     """
 
-    def __init__(self, dim: int, num_layers: int, *, per_dimension: bool = False) -> None:
+    def __init__(self, skips: Sequence[nn.Module], dim: int) -> None:
         super().__init__()
         self.out_dim = dim
-        self.scale = nn.Parameter(torch.ones(num_layers, dim if per_dimension else 1))
-        """[layers, dim or 1]."""
+        self.skips = nn.ModuleList(skips)
 
     def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
         """The stack's output."""
-        for layer, scale in zip(layers, self.scale.unbind(), strict=True):
+        for layer, skip in zip(layers, self.skips, strict=True):
             update = layer(x)
-            x = torch.addcmul(update, last_tokens(x, update), scale)
-        return x
-
-
-class LearnableMatrix(nn.Module):
-    """The skip through a learned matrix, which starts as the identity."""
-
-    def __init__(self, dim: int, num_layers: int) -> None:
-        super().__init__()
-        self.out_dim = dim
-        self.weight = nn.Parameter(torch.eye(dim).repeat(num_layers, 1, 1))
-        """[layers, dim, dim]."""
-
-    def forward(self, x: Tokens, layers: Sequence[Layer]) -> LastTokens:
-        """The stack's output."""
-        for layer, weight in zip(layers, self.weight.unbind(), strict=True):
-            update = layer(x)
-            x = functional.linear(last_tokens(x, update), weight) + update
+            x = skip(last_tokens(x, update)) + update
         return x
 
 
