@@ -8,19 +8,21 @@ import torch
 
 from rankloom.catalog import CATALOG
 from rankloom.cli.report import read_published
-from rankloom.config import read_toml
+from rankloom.config import load_config, read_toml
 from rankloom.data.examples import random_batch
 from rankloom.schema import CategoricalField, IdMember, Label, Schema, SequenceField
 from rankloom.training.grid import load_grid, plan_settings
 from rankloom.training.recipe import Recipe, load_recipe
+from rankloom.training.scale import ScaleGrid
 
 RECIPES_ROOT = Path(__file__).parents[1] / "recipes"
 BESIDE = {"published", "published-dlf", "fuxictr"}
 """Files with results of others, to stand beside ours."""
-NO_RECIPES = BESIDE | {"schema", "grid"}
+NO_RECIPES = BESIDE | {"schema", "grid", "scale"}
 RECIPES = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem not in NO_RECIPES)
 PUBLISHED = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem in BESIDE)
 GRIDS = sorted(RECIPES_ROOT.rglob("grid.toml"))
+SCALES = sorted(RECIPES_ROOT.rglob("scale.toml"))
 
 FRAPPE = {
     "user": 956,
@@ -152,6 +154,17 @@ def test_values_in_headers_are_those_published() -> None:
         assert entry["metrics"] == {"auc": float(found[2]), "log_loss": float(found[3])}, path
         compared += 1
     assert compared >= 130
+
+
+@pytest.mark.parametrize("path", SCALES, ids=recipe_id)
+def test_scales_fit_the_recipes_that_they_name(path: Path) -> None:
+    grid = load_config(ScaleGrid, path)
+    named = re.search(r"\{(.*)\}\.toml", path.read_text(encoding="utf-8"))
+    assert named is not None
+    for name in named[1].split(","):
+        sizes, skipped = grid.sizes(load_recipe(path.parent / f"{name}.toml"))
+        assert not skipped
+        assert len(sizes) >= 4, name  # fewer make no curve
 
 
 @pytest.mark.parametrize("path", GRIDS, ids=recipe_id)
