@@ -130,7 +130,7 @@ def connection_pairs() -> Iterator[tuple[str, str, str | None]]:
     """Try every connection on every model made of token layers: one step of training.
 
     Yields:
-        The connection's settings, the model's name, and the error that says why they do not go
+        The connection's kind and settings, the model's name, and the error that says why they do not go
         together, None when they do.
     """
     from typing import get_args
@@ -145,7 +145,8 @@ def connection_pairs() -> Iterator[tuple[str, str, str | None]]:
     kinds = [{"kind": part().kind} for part in get_args(get_args(Connection)[0])]
     kinds.append({"kind": "mudd", "num_streams": 1})
     for settings in kinds:
-        shown = ", ".join(f"`{key} = {json.dumps(value)}`" for key, value in settings.items())
+        others = [f"{key} = {value}" for key, value in settings.items() if key != "kind"]
+        shown = ", ".join([str(settings["kind"]), *others])
         for entry in ENTRIES:
             if not issubclass(entry.config, TokenNetwork):
                 continue

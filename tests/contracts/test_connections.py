@@ -16,8 +16,8 @@ def test_every_pair_works_or_says_what_to_do() -> None:
         assert problem is None or REASONS.search(problem), (connection, model, problem)
         if problem is None:
             works.setdefault(connection, set()).add(model)
-    assert works.pop('`kind = "mudd"`') == {"transformer"}
-    deres = works.pop('`kind = "deres"`')
+    assert works.pop("mudd") == {"transformer"}
+    deres = works.pop("deres")
     assert deres == models - {"tokenmixer_large"}
     assert len(works) >= 9
     assert all(those == models for those in works.values())
