@@ -130,8 +130,8 @@ def connection_pairs() -> Iterator[tuple[str, str, str | None]]:
     """Try every connection on every model made of token layers: one step of training.
 
     Yields:
-        The connection's kind and settings, the model's name, and the error that says why they do not go
-        together, None when they do.
+        The connection's kind and settings, the model's name, and the error that says why they do
+        not go together, None when they do.
     """
     from typing import get_args
 
