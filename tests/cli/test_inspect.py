@@ -60,6 +60,21 @@ def test_json_into_a_folder_of_its_own(runs: dict[str, Path], tmp_path: Path) ->
     assert json.loads(written) == values
 
 
+def test_a_stack_is_shown_without_being_asked_for(small_log: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "deres.toml"
+    text = RECIPE.format(name="deres", dataset=small_log / "log", watched="[]")
+    sizes = "dim = 8\nnum_layers = 2\nnum_heads = 2\n"
+    recipe.write_text(text.replace("[training]", f"{sizes}[training]"))
+    trained = invoke("train", recipe, "--out", tmp_path / "runs", "--json")
+    assert trained.exit_code == 0, trained.output
+    folder = Path(json.loads(trained.stdout)["folder"])
+    result = invoke("inspect", folder, "--rows", 50)
+    assert result.exit_code == 0, result.output
+    for expected in ("Attention over depth", "Most negative mean", "Gates: mean", "R²"):
+        assert expected in result.stdout
+    assert '"type":"heatmap"' in (folder / "inspect.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 from test_page import HOSTILE, Page
 
+from rankloom.evaluation.depth import LayerGates, LayerInput, LayerWeights, StackDepth
 from rankloom.evaluation.frequency import Decile
 from rankloom.evaluation.inspection import (
     FrequencyGain,
@@ -26,6 +27,7 @@ from rankloom.report.inspection import (
     inspection_terminal,
     spectrum_tables,
 )
+from rankloom.report.inspection_depth import GATES, INPUTS, WEIGHTS, depth_charts, depth_tables
 from rankloom.report.inspection_page import (
     gain_chart,
     gradient_charts,
@@ -268,3 +270,122 @@ def test_a_page_of_one_part_has_one_section(tmp_path: Path) -> None:
     assert file.name == "inspect.html"
     page = Page(file.read_text(encoding="utf-8"))
     assert sum(tag == "h2" for tag, _ in page.tags) == 1
+
+
+def stack(run: str, **changes: Any) -> StackDepth:
+    """Two layers with attention over depth, gates, and what they read."""
+    bins = (0.0,) * 18 + (0.25, 0.75)
+    values: dict[str, Any] = {
+        "run": run,
+        "stack": "stack",
+        "weights": [
+            LayerWeights(layer=0, mean=(0.5, -0.125), negative=0.25),
+            LayerWeights(layer=1, mean=(0.5, -0.25, NAN), negative=0.5),
+        ],
+        "gates": [
+            LayerGates(layer=0, mean=0.9, deciles=(0.9,) * 9, histogram=bins),
+            LayerGates(layer=1, mean=NAN, deciles=(NAN,) * 9, histogram=(NAN,) * 20),
+        ],
+        "inputs": [
+            LayerInput(layer=0, tokens=12, cosine=1.0, r_squared=1.0),
+            LayerInput(layer=1, tokens=4, cosine=NAN, r_squared=-0.5),
+        ],
+    }
+    return StackDepth.model_validate(values | changes)
+
+
+def stacked(name: str = "dlf") -> Inspection:
+    """The first run has everything, the other one no attention over depth."""
+    plain = stack(f"other-{name}", weights=(), gates=())
+    return inspection(name, stacks=[stack(name), plain])
+
+
+def test_depth_tables() -> None:
+    tables = dict(depth_tables(stacked()))
+    assert list(tables) == [WEIGHTS, GATES, INPUTS]
+    assert tables[WEIGHTS].rows == (
+        ("0", "dlf", "2", "-0.1250", "1", "+0.5000", "0", "0.250"),
+        ("1", "dlf", "3", "-0.2500", "1", "+0.5000", "0", "0.500"),
+    )
+    assert tables[WEIGHTS].notes[-1] == "Most negative mean: -0.2500, layer 1 at block 1 (dlf)."
+    assert tables[GATES].rows == (
+        ("0", "dlf", "0.900", *["0.90"] * 9),
+        ("1", "dlf", *["-"] * 10),
+    )
+    assert tables[INPUTS].rows == (
+        ("0", "dlf", "12", "1.000", "1.000"),
+        ("0", "other-dlf", "12", "1.000", "1.000"),
+        ("1", "dlf", "4", "-", "-0.500"),
+        ("1", "other-dlf", "4", "-", "-0.500"),
+    )
+    assert all(len(row) == len(table.columns) for table in tables.values() for row in table.rows)
+
+
+def test_depth_tables_only_where_a_model_has_them() -> None:
+    assert depth_tables(inspection()) == []
+    plain = inspection(stacks=[stack("dlf", weights=(), gates=())])
+    assert [heading for heading, _ in depth_tables(plain)] == [INPUTS]
+    drawn = depth_charts(plain)
+    assert (drawn[WEIGHTS], drawn[GATES], len(drawn[INPUTS])) == ([], [], 2)
+
+
+def test_no_mean_below_zero() -> None:
+    weights = [LayerWeights(layer=0, mean=(0.5, 0.25), negative=0.0)]
+    ((_, table), *_) = depth_tables(inspection(stacks=[stack("dlf", weights=weights)]))
+    assert table.notes[-1] == "Most negative mean: none is below zero."
+
+
+def test_layers_carry_their_stack_where_there_are_several() -> None:
+    stacks = [stack("dlf", stack=path) for path in ("users", "items")]
+    tables = dict(depth_tables(inspection(stacks=stacks)))
+    assert [row[0] for row in tables[INPUTS].rows] == ["users 0", "items 0", "users 1", "items 1"]
+    titles = [chart.title for chart in depth_charts(inspection(stacks=stacks))[WEIGHTS]]
+    assert titles == ["Mean weights of blocks, users, dlf", "Mean weights of blocks, items, dlf"]
+
+
+def test_heat_map_is_symmetric_about_zero_and_has_gaps() -> None:
+    (chart,) = depth_charts(stacked())[WEIGHTS]
+    (cells,) = traces(chart)
+    assert cells["type"] == "heatmap"
+    assert cells["z"] == [[0.5, -0.125, None], [0.5, -0.25, None]]
+    assert (cells["x"], cells["y"]) == (["0", "1", "2"], ["0", "1"])
+    assert (cells["zmin"], cells["zmax"]) == (-0.5, 0.5)
+    assert json.loads(chart.figure)["layout"]["yaxis"]["autorange"] == "reversed"
+
+
+def test_a_heat_map_of_zeros_has_a_scale() -> None:
+    weights = [LayerWeights(layer=0, mean=(0.0, 0.0), negative=0.0)]
+    (chart,) = depth_charts(inspection(stacks=[stack("dlf", weights=weights)]))[WEIGHTS]
+    assert (traces(chart)[0]["zmin"], traces(chart)[0]["zmax"]) == (-1, 1)
+
+
+def test_gate_and_input_charts_leave_out_what_is_undefined() -> None:
+    drawn = depth_charts(stacked())
+    (gates,) = drawn[GATES]
+    (line,) = traces(gates)
+    assert line["name"] == "layer 0"
+    assert (line["x"][0], line["x"][-1]) == (0.025, 0.975)
+    assert line["y"][-2:] == [0.25, 0.75]
+    cosine, decoded = drawn[INPUTS]
+    assert [(t["name"], t["x"], t["y"]) for t in traces(cosine)] == [
+        ("dlf", [0], [1.0]),
+        ("other-dlf", [0], [1.0]),
+    ]
+    assert [(t["x"], t["y"]) for t in traces(decoded)] == [([0, 1], [1.0, -0.5])] * 2
+
+
+def test_depth_on_the_page_and_in_the_terminal() -> None:
+    text = render_inspection(stacked(HOSTILE))
+    page = Page(text)
+    assert not [tag for tag, _ in page.tags if tag == "img"]
+    for heading in (WEIGHTS, GATES, INPUTS):
+        assert heading in page.text
+    assert "nan" not in page.text.lower()
+    assert not any(heading in render_inspection(inspection()) for heading in (WEIGHTS, GATES))
+    console = Console(width=80, record=True, file=None, color_system=None)
+    with console.capture() as captured:
+        console.print(inspection_terminal(stacked()))
+    shown = captured.get()
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "Most negative mean: -0.2500" in shown
+    assert "0.90 0.90 0.90" in " ".join(shown.split())

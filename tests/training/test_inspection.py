@@ -153,6 +153,45 @@ def test_other_wrong_settings(runs: tuple[Run, Run]) -> None:
         inspect_runs(ours, [other], frequency="rarest")
 
 
+def test_stacks_over_depth(small_log: Path, runs: tuple[Run, Run], tmp_path: Path) -> None:
+    """DeRes with event tokens beside a plain stack; DCN V2 has none."""
+    sizes = {"embedding_dim": 4, "dim": 8, "num_layers": 3, "num_heads": 2}
+    training = {"epochs": 1, "batch_size": 512, "learning_rate": 0.01}
+    deres, plain = (
+        train(
+            make_recipe(
+                small_log / "log", name=name, model={"name": name, **sizes}, training=training
+            ),
+            out=tmp_path,
+        )
+        for name in ("deres", "transformer")
+    )
+    found = inspect_runs(deres, [plain, runs[0]], rows=64)
+    assert [(stack.run, stack.stack) for stack in found.stacks] == [
+        ("deres", "stack"),
+        ("transformer", "stack"),
+    ]
+    ours, theirs = found.stacks
+    # Blocks of two layers: the input and the running block, then one more.
+    assert [len(layer.mean) for layer in ours.weights] == [2, 2, 3]
+    assert any(value for layer in ours.weights for value in layer.mean)
+    assert [layer.layer for layer in ours.gates] == [0, 1, 2]
+    for gates in ours.gates:
+        assert 0 < gates.deciles[0] <= gates.deciles[8] < 1
+        assert sum(gates.histogram) == pytest.approx(1)
+    assert theirs.weights == theirs.gates == ()
+    for stack in found.stacks:
+        assert [read.layer for read in stack.inputs] == [0, 1, 2]
+        assert stack.inputs[0].cosine == pytest.approx(1)
+        assert stack.inputs[0].r_squared > 0.99
+        assert all(read.r_squared <= 1 for read in stack.inputs)
+        assert stack.inputs[2].cosine < 1
+    assert inspect_runs(runs[0], layers=["structure.deep"], rows=10).stacks == ()
+    alone = inspect_runs(plain, rows=64)  # a stack is enough to inspect
+    assert alone.stacks == (theirs,)
+    assert read_inspection(write_inspection(tmp_path, found)) == found
+
+
 def test_infinite_inputs_name_their_layer(small_log: Path, runs: tuple[Run, Run]) -> None:
     again = Run.open(runs[0].folder, dataset=Dataset.open(small_log / "log"))
     with torch.no_grad():

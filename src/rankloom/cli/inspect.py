@@ -1,4 +1,4 @@
-"""`rankloom inspect RUN`: gradients, layer inputs, and gain by feature frequency."""
+"""`rankloom inspect RUN`: gradients, layer inputs, depth, and gain by feature frequency."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +16,7 @@ def inspect(
         list[str] | None,
         typer.Option(help="Modules whose inputs get spectra, such as 'layers.*'; may be repeated."),
     ] = None,
-    rows: Annotated[int, typer.Option(help="Most rows for spectra.")] = 4096,
+    rows: Annotated[int, typer.Option(help="Most rows for spectra and stacks.")] = 4096,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     frequency: Annotated[
         str, typer.Option(help="What orders rows by frequency: min, mean or a field.")
@@ -27,7 +27,7 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print inspect.json.")] = False,
 ) -> None:
-    """Look into a run: gradient norms, spectra of layer inputs, gain over other runs."""
+    """Look into a run: gradients, spectra of layer inputs, its stack, gain over other runs."""
     from rankloom.cli.console import STDOUT
     from rankloom.evaluation.inspection import write_inspection
     from rankloom.report.inspection import inspection_terminal

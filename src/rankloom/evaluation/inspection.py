@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from rankloom.config import Config, parse_config, read_json_values
+from rankloom.evaluation.depth import StackDepth
 from rankloom.evaluation.frequency import Decile
 from rankloom.evaluation.spectrum import Spectrum
 from rankloom.runs.atomic import write_text
@@ -79,7 +80,7 @@ class Inspection(Config):
     data_hash: str
     """Its hash, which all runs share."""
     split: str
-    """Split that the spectra and the gains are of."""
+    """Split that everything but the gradients is of."""
     frequency: str
     """Statistic that orders the rows: min, mean or a field."""
     runs: tuple[InspectedRun, ...] = Field(min_length=1)
@@ -88,6 +89,8 @@ class Inspection(Config):
     """Curves of the runs that watched gradients."""
     spectra: tuple[LayerSpectra, ...] = ()
     """Layers by run."""
+    stacks: tuple[StackDepth, ...] = ()
+    """Stacks of token layers by run."""
     gains: tuple[FrequencyGain, ...] = ()
     """One per other run and task."""
 

@@ -8,28 +8,14 @@ from rich.console import Group
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rankloom.config import Config
 from rankloom.evaluation.inspection import FrequencyGain, Inspection
 from rankloom.evaluation.spectrum import Spectrum
+from rankloom.report.inspection_depth import depth_tables
+from rankloom.report.inspection_table import InspectionTable
 from rankloom.report.tables import MISSING, count, number, p_text
 
 SHOWN_DIRECTIONS = (1, 4, 16)
 """k of the variance shares that tables show; inspect.json has all powers of two."""
-
-
-class InspectionTable(Config):
-    """A table of texts."""
-
-    title: str
-    """Heading."""
-    columns: tuple[str, ...]
-    """Headings of the columns."""
-    rows: tuple[tuple[str, ...], ...]
-    """Cells; leading ones are names, the others numbers."""
-    names: int = 1
-    """How many of the columns are names."""
-    notes: tuple[str, ...] = ()
-    """What a reader must know about it."""
 
 
 def gradient_table(inspection: Inspection) -> InspectionTable | None:
@@ -140,6 +126,7 @@ def inspection_tables(inspection: Inspection) -> list[InspectionTable]:
     return [
         *([] if gradients is None else [gradients]),
         *spectrum_tables(inspection),
+        *(table for _, table in depth_tables(inspection)),
         *(gain_table(inspection, gain) for gain in inspection.gains),
     ]
 

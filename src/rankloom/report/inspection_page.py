@@ -13,12 +13,13 @@ import rankloom
 from rankloom.evaluation.inspection import FrequencyGain, Inspection
 from rankloom.report.charts import COLOURS, DASHES, Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection import (
-    InspectionTable,
     gain_table,
     gain_title,
     gradient_table,
     spectrum_tables,
 )
+from rankloom.report.inspection_depth import depth_charts, depth_tables
+from rankloom.report.inspection_table import InspectionTable
 from rankloom.runs.atomic import write_text
 
 INSPECTION_PAGE = "inspect.html"
@@ -187,6 +188,8 @@ def _sections(inspection: Inspection) -> list[dict[str, Any]]:
     spectra = spectrum_tables(inspection)
     if spectra:
         found.append(("Layer inputs", spectra, spectrum_charts(inspection)))
+    charts_of = depth_charts(inspection)
+    found += [(head, [table], charts_of[head]) for head, table in depth_tables(inspection)]
     if inspection.gains:
         tables = [gain_table(inspection, gain) for gain in inspection.gains]
         charts = [gain_chart(inspection, gain) for gain in inspection.gains]

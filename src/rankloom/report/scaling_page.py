@@ -12,7 +12,7 @@ from plotly.offline import get_plotlyjs
 import rankloom
 from rankloom.evaluation.scaling import ScalingCurve
 from rankloom.report.charts import SYMBOLS, Chart, colour, figure_json, figure_layout
-from rankloom.report.inspection import InspectionTable
+from rankloom.report.inspection_table import InspectionTable
 from rankloom.report.scaling import ModelScaling, Scaling, write_json
 from rankloom.report.scaling_text import (
     equal_table,

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from rankloom.evaluation.equal_compute import NotReached
 from rankloom.evaluation.scaling import Estimate, NoCurve, gap_shrinkage
-from rankloom.report.inspection import InspectionTable
+from rankloom.report.inspection_table import InspectionTable
 from rankloom.report.scaling import EqualRow, ModelScaling, Scaling
 from rankloom.report.tables import MISSING, count, number, summary_text
 

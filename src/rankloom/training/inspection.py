@@ -1,7 +1,8 @@
-"""Runs looked into: gradients over training, dimensions that layers use, gain by feature frequency.
+"""Runs looked into: gradients, dimensions that layers use, stacks over depth, gain by frequency.
 
 Each is a measurement of finished runs on the same data; what they mean stands with the functions
-that compute them (`training.gradients`, `evaluation.spectrum`, `evaluation.frequency`).
+that compute them (`training.gradients`, `evaluation.spectrum`, `evaluation.depth`,
+`evaluation.frequency`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,8 @@ from torch import Tensor
 from rankloom.batch import Batch
 from rankloom.data.loader import Loader
 from rankloom.data.store import StoredSplit
+from rankloom.evaluation.depth import StackDepth
+from rankloom.evaluation.depth_hooks import connected_stacks, measure_depth
 from rankloom.evaluation.frequency import compare_by_frequency, row_frequency, training_counts
 from rankloom.evaluation.inspection import (
     FrequencyGain,
@@ -44,8 +47,8 @@ def inspect_runs(
         against: runs on the same data to compare it with.
         layers: patterns over module paths (`rankloom.evaluation.module_paths`) whose inputs get
             spectra. A pattern has to fit a module of one run at least.
-        rows: most rows for spectra, evenly spread over the split.
-        split: split of spectra and gains.
+        rows: most rows for spectra and stacks, evenly spread over the split.
+        split: split of spectra, stacks and gains.
         frequency: min, mean or a categorical field: what orders rows for the gains, which are
             measured where there are other runs.
 
@@ -64,12 +67,12 @@ def inspect_runs(
         known = ", ".join(run.dataset.splits)
         raise ValueError(f"no split {split!r} in {run.dataset.folder}; known: {known}")
     curves = [curve for label, one in named.items() for curve in _gradients(label, one)]
-    if not (curves or layers or against):
+    stored = run.dataset.split(split)
+    if not (curves or layers or against or (stored.rows and connected_stacks(run.model))):
         raise ValueError(
             f"nothing to inspect in {run.folder}: name layers or a run to compare with, or train "
             "with watch_gradients"
         )
-    stored = run.dataset.split(split)
     return Inspection(
         dataset=run.record.dataset.name,
         data_hash=run.record.dataset.data_hash,
@@ -86,6 +89,7 @@ def inspect_runs(
         ),
         gradients=tuple(curves),
         spectra=tuple(_spectra(named, stored, layers, rows)),
+        stacks=tuple(_stacks(named, stored, rows)),
         gains=tuple(_gains(named, stored, frequency)) if against else (),
     )
 
@@ -160,6 +164,14 @@ def _spectra(
                 f"no module that fits {pattern!r} receives a float tensor with a row for every row "
                 "of the batch; name modules inside the network"
             )
+
+
+def _stacks(runs: dict[str, Run], split: StoredSplit, rows: int) -> Iterator[StackDepth]:
+    if not split.rows:
+        return
+    for label, run in runs.items():
+        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        yield from measure_depth(run.model, batches, run=label, device=run.device)
 
 
 def _measured(path: str, inputs: dict[str, Tensor]) -> list[Spectrum]:
