@@ -26,4 +26,6 @@ def keep_freed_memory() -> bool:
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is None:
         return False
-    return bool(set_option(_MMAP_THRESHOLD, 2**30) and set_option(_TRIM_THRESHOLD, 2**31 - 1))
+    # Older versions take thresholds up to 32 MiB.
+    higher = set_option(_MMAP_THRESHOLD, 2**30) or set_option(_MMAP_THRESHOLD, 2**25)
+    return bool(set_option(_TRIM_THRESHOLD, 2**31 - 1) and higher)

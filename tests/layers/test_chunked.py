@@ -110,3 +110,15 @@ def test_any_function_in_chunks_under_autocast() -> None:
     expected = torch.autograd.grad(slow.float().square().sum(), [x, *layer.parameters()])
     for one, other in zip(actual, expected, strict=True):
         torch.testing.assert_close(one, other, rtol=0.02, atol=0.02)
+
+
+def test_frozen_parameters_need_no_gradient() -> None:
+    torch.manual_seed(0)
+    weight, scale = torch.randn(6, 4), torch.randn(6, requires_grad=True)
+    layer = nn.Linear(6, 3)
+    x = torch.randn(7, 4, requires_grad=True)
+    fast = linear_over(layer, lambda rows: (rows @ weight.T) * scale, [weight, scale], x)
+    slow = layer((x @ weight.T) * scale)
+    actual = torch.autograd.grad(fast.square().sum(), [x, scale])
+    expected = torch.autograd.grad(slow.square().sum(), [x, scale])
+    torch.testing.assert_close(actual, expected)

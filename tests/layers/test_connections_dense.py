@@ -40,7 +40,7 @@ def denseformer_by_sums(connection: DenseFormer, x: Tensor, layers, dilation: in
 
 
 @PYRAMID
-@pytest.mark.parametrize(("dilation", "period"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3), (9, 1)])
+@pytest.mark.parametrize(("dilation", "period"), [(1, 1), (2, 1), (3, 1), (1, 2), (2, 3), (4, 1)])
 def test_denseformer_equals_its_equation(dilation: int, period: int, pyramid: bool) -> None:
     connection = drawn(DenseFormer(DIM, 4, dilation=dilation, period=period))
     layers, x = small_layers(4, pyramid=pyramid), small_tokens()
@@ -161,7 +161,7 @@ def test_wrong_number_of_layers_is_an_error(build) -> None:
 
 
 def test_wrong_settings() -> None:
-    with pytest.raises(ValueError, match="dilation must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="dilation must be between 1 and .* 2; got 0"):
         DenseFormer(DIM, 2, dilation=0)
     with pytest.raises(ValueError, match="period must be between 1 and .* 2; got 3"):
         DenseFormer(DIM, 2, period=3)

@@ -197,14 +197,10 @@ def test_queries_at_zero_silence_the_block_path(x: Tensor, width: str) -> None:
 
 def test_one_block_with_softmax_is_that_block(x: Tensor) -> None:
     connection = build(
-        3,
-        width={"kind": "full"},
-        activation="softmax",
-        fusion={"kind": "block_only"},
-        running_block=False,
-        block_size=3,
+        3, width={"kind": "full"}, activation="softmax", running_block=False, block_size=3
     )
-    # Layers read what they read: without a complete block there is nothing but the input.
+    set_gates(connection, 0.0)
+    # Without a complete block there is nothing but the input.
     assert torch.allclose(connection(x, list(networks(3))), x)
 
 
@@ -485,9 +481,19 @@ def test_queries_start_where_they_can_learn(
     assert (gradient.count_nonzero() == 0) == dead
 
 
+def test_attention_residuals_with_silu_do_not_start_dead(x: Tensor) -> None:
+    connection = AttentionResidualConfig(activation="silu").build(DIM, 3).double()
+    assert connection.path.queries.weight.count_nonzero()
+    assert connection(x, list(networks(3))).count_nonzero()
+
+
 def test_wrong_settings() -> None:
     with pytest.raises(ValueError, match="block_only there is no identity path"):
         DeResConnection.model_validate({"fusion": {"kind": "block_only"}, "skip": "matrix"})
+    with pytest.raises(ValueError, match="nobody would read the last block"):
+        DeResConnection.model_validate({"fusion": {"kind": "block_only"}, "running_block": False})
+    with pytest.raises(ValueError, match="nobody would read the last block"):
+        AttentionResidualConfig(running_block=False)
     with pytest.raises(ValueError, match="dim must be even; got 7"):
         DeResConnection(fusion={"kind": "identity_only"}).build(7, 2)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_heads must divide dim; got dim=8, num_heads=3"):

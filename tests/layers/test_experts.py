@@ -221,3 +221,16 @@ def test_budget_moves_its_weight_towards_the_wanted_share() -> None:
     assert budget.weight.item() == 1
     budget.eval()([few])
     assert budget.weight.item() == 1
+
+
+def test_the_budget_s_weight_comes_back() -> None:
+    budget = GateBudget(0.5).train()
+    for gates, steps in ((torch.zeros(2, 1, 4), 1_000), (torch.ones(2, 1, 4), 60)):
+        for _ in range(steps):
+            budget([Routing(gates, gates)])
+    assert budget.weight > 1e-4
+
+
+def test_balance_of_closed_gates_is_finite() -> None:
+    closed = torch.zeros(2, 1, 4)
+    assert balance(Routing(closed, closed)) == 0

@@ -184,3 +184,13 @@ def test_there_is_at_least_one_interaction() -> None:
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"num_heads must divide dim; got dim=4, num_heads=3"):
         build(interactions=[{"kind": "attention", "num_heads": 3}])
+
+
+def test_a_connection_needs_a_layer_that_keeps_the_tokens() -> None:
+    config = DHENConfig.model_validate(
+        {"num_layers": 1, "layer_tokens": 3, "connection": {"kind": "deres"}}
+    )
+    with pytest.raises(
+        ValueError, match=r"needs layers to stand between; got none, set more layers"
+    ):
+        DHEN(config, example_schema())

@@ -287,3 +287,8 @@ def test_a_cache_serves_any_number_of_calls_also_in_bfloat16() -> None:
             for found in (model(rows), in_two_calls()):
                 assert found.dtype == torch.bfloat16
                 assert (found.float() - exact).norm() < 0.1 * exact.norm()
+
+
+def test_pooled_events_cannot_be_encoded_ahead() -> None:
+    with pytest.raises(ValueError, match=r"set events.pooled = false"):
+        build(events={"pooled": True}).encode_events(double_batch(2))

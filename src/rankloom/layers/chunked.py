@@ -143,7 +143,9 @@ class _LinearOver(torch.autograd.Function):
         x, weight, *parameters = ctx.saved_tensors
         enabled, dtype = ctx.autocast
         to_x, to_weight = torch.empty_like(x), torch.zeros_like(weight)
-        to_parameters = [torch.zeros_like(parameter) for parameter in parameters]
+        # Frozen parameters have no gradient to ask for.
+        trained = [parameter for parameter in parameters if parameter.requires_grad]
+        to_trained = [torch.zeros_like(parameter) for parameter in trained]
         for rows in _chunks(x, ctx.num_features, CPU_CHUNK):
             with torch.enable_grad(), torch.autocast(x.device.type, dtype, enabled=enabled):
                 part = x[rows].detach().requires_grad_()
@@ -151,10 +153,12 @@ class _LinearOver(torch.autograd.Function):
                 to_made = gradient[rows] @ weight
                 to_weight += gradient[rows].T @ made.detach()
                 to_part, *others = torch.autograd.grad(
-                    made, (part, *parameters), to_made.to(made.dtype)
+                    made, (part, *trained), to_made.to(made.dtype)
                 )
             to_x[rows] = to_part
-            for total, other in zip(to_parameters, others, strict=True):
+            for total, other in zip(to_trained, others, strict=True):
                 total += other
         to_bias = gradient.sum(0).to(weight.dtype) if ctx.has_bias else None
+        sums = iter(to_trained)
+        to_parameters = [next(sums) if p.requires_grad else None for p in parameters]
         return None, None, to_x, to_weight, to_bias, *to_parameters

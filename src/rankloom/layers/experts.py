@@ -106,7 +106,7 @@ def balance(routing: Routing) -> Float[Tensor, ""]:
     Per token, then the mean. Where tokens share a router, lay them along the rows first.
     """
     chosen = (routing.gates != 0).float().mean(0)  # [tokens, experts]
-    share = chosen / chosen.sum(-1, keepdim=True)
+    share = chosen / chosen.sum(-1, keepdim=True).clamp(min=torch.finfo(chosen.dtype).tiny)
     num_experts = routing.gates.shape[2]
     return num_experts * (share * routing.scores.float().mean(0)).sum(-1).mean()
 
@@ -121,12 +121,13 @@ class GateBudget(nn.Module):
     """
 
     weight: Tensor
-    """Scalar, at most one."""
+    """Scalar from `start`, below which it would not come back, to one."""
 
     def __init__(self, active_share: float, *, rate: float = 1.2, start: float = 1e-8) -> None:
         super().__init__()
         self.active_share = active_share
         self.rate = rate
+        self.start = start
         self.register_buffer("weight", torch.tensor(start))
 
     def forward(self, routings: Sequence[Routing]) -> Float[Tensor, ""]:
@@ -135,7 +136,7 @@ class GateBudget(nn.Module):
         penalty = weight * torch.stack([gate_size(routing) for routing in routings]).sum()
         if self.training:
             excess = torch.sign(open_share(routings) - self.active_share)
-            self.weight.mul_(self.rate**excess).clamp_(max=1.0)
+            self.weight.mul_(self.rate**excess).clamp_(self.start, 1.0)
         return penalty
 
 

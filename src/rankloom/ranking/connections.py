@@ -111,8 +111,11 @@ def connect(
             and `value` of their own.
 
     Raises:
-        ValueError: the connection gives such tokens to layers that do not take them.
+        ValueError: the connection gives such tokens to layers that do not take them, or there is
+            no layer for it.
     """
+    if not layers and not isinstance(connection, IdentityConfig | PostNormConfig):
+        raise ValueError("this connection needs layers to stand between; got none, set more layers")
     if connection.separate_streams and not takes_streams:
         raise ValueError(
             "this connection gives queries, keys and values of their own, which this model's "

@@ -108,6 +108,20 @@ class AttentionResidualConfig(DepthConfig):
     kind: Literal["attention_residual"] = "attention_residual"
     per_sublayer: bool = True
 
+    @property
+    def dead_at_zero(self) -> bool:
+        """As `DepthConfig.dead_at_zero`; with SiLU every layer would read zeros for ever."""
+        return self.activation == "silu" or super().dead_at_zero
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.running_block:
+            raise ValueError(
+                "attention residuals have no other path: with running_block=false nobody would "
+                "read the last block"
+            )
+        return self
+
     def build(self, dim: int, num_layers: int) -> Connection:
         """The connection."""
         return AttentionResidual(dim, self.build_path(dim, dim, num_layers))
@@ -190,7 +204,10 @@ class Add(Config):
 
 
 class IdentityOnly(Config):
-    """The identity path alone."""
+    """The identity path alone; settings of blocks have no effect then.
+
+    With half width the other half of every layer's output is read by nobody.
+    """
 
     kind: Literal["identity_only"] = "identity_only"
 
@@ -254,6 +271,10 @@ class DeResConnection(DepthConfig):
             raise ValueError(
                 f"with fusion block_only there is no identity path to learn a skip of; "
                 f"got skip={self.skip}"
+            )
+        if self.fusion.kind == "block_only" and not self.running_block:
+            raise ValueError(
+                "with fusion block_only and running_block=false nobody would read the last block"
             )
         return self
 

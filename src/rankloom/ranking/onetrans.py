@@ -34,9 +34,9 @@ from rankloom.layers.mixed_attention import (
     WholeRow,
     over_tokens,
 )
-from rankloom.layers.mlp import ActivationName
 from rankloom.layers.token_mlp import TokenMLP
 from rankloom.layers.token_order import CausalOrder, NoOrder
+from rankloom.layers.tokens.fields import TokenActivation
 from rankloom.ranking.connections import connect, input_norm
 from rankloom.ranking.token_network import EventTokenInput, SequenceTokenNetwork
 from rankloom.ranking.tokens import AutoSplit, ConcatPooling, FieldTokens, Pooling
@@ -73,7 +73,7 @@ class OneTransConfig(SequenceTokenNetwork):
     """Heads of every layer; divides `dim`."""
     expansion: int = Field(4, gt=0)
     """Width of the network's hidden layer, in widths of a token."""
-    activation: ActivationName = "gelu"
+    activation: TokenActivation = "gelu"
     """Activation of the hidden layer."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Share of attention weights and of hidden units dropped in training."""
@@ -156,6 +156,7 @@ class OneTrans(nn.Module):
         ordered = config.order != "none"
         self.order = CausalOrder(num_events + num_fields, num_open) if ordered else NoOrder()
         self.causal_fields = config.order == "causal"
+        self.pools_events = config.events.pooled
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""
@@ -170,7 +171,7 @@ class OneTrans(nn.Module):
             requests: a row for every request; only its sequences and its time are read.
 
         Raises:
-            ValueError: events attend to fields, or the data has no events.
+            ValueError: events attend to fields, are pooled fields too, or the data has none.
         """
         if not isinstance(self.order, CausalOrder):
             raise ValueError(
@@ -179,6 +180,11 @@ class OneTrans(nn.Module):
             )
         if not isinstance(self.tokens, EventTokenInput):
             raise ValueError("there are no events to encode; got none in the schema, call forward")
+        if self.pools_events:
+            raise ValueError(
+                "events that are pooled fields too would have to be read for every candidate; got "
+                "events.pooled=true, set events.pooled = false"
+            )
         events, _ = self.tokens.events(requests, cast(Table, self.tokens.embedding.table))
         tokens = EventPass(self.order(events.x, events.mask))
         self.stack(events.x, tokens)

@@ -63,7 +63,8 @@ trivago hotel search as click prediction: one row per hotel that a click-out's l
 click per list. A row sees the session's earlier actions on hotels, and GAUC groups by list.
 
 Sessions in the order of their first click-out: the last tenth is the test split, the tenth before
-it the validation split. The user is no feature: hardly any comes back."""
+it the validation split, so the splits overlap in time by the length of a session. The user is no
+feature: hardly any comes back."""
 
 
 def _schemas(*, properties: bool) -> Mapping[str, SchemaText]:

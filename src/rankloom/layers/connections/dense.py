@@ -30,18 +30,17 @@ class DenseFormer(nn.Module):
         period: every so many layers there is a mixing; others read what the one below gave.
 
     Raises:
-        ValueError: `dilation` or `period` is below 1, or `period` is above `num_layers`.
+        ValueError: `dilation` or `period` is below 1 or above `num_layers`.
     """
 
     def __init__(self, dim: int, num_layers: int, *, dilation: int = 1, period: int = 1) -> None:
         super().__init__()
-        if dilation < 1:
-            raise ValueError(f"dilation must be at least 1; got {dilation}")
-        if not 1 <= period <= num_layers:
-            raise ValueError(
-                f"period must be between 1 and the number of layers, {num_layers}; got {period}. "
-                "With a longer one nothing would be mixed"
-            )
+        for name, value in (("dilation", dilation), ("period", period)):
+            if not 1 <= value <= num_layers:
+                raise ValueError(
+                    f"{name} must be between 1 and the number of layers, {num_layers}; got "
+                    f"{value}. With a longer one nothing would be mixed"
+                )
         self.out_dim = dim
         self.num_layers = num_layers
         self.dilation = dilation
