@@ -801,16 +801,22 @@ def dynamic(batch: Batch) -> torch.export.ShapesCollection:
     return shapes
 
 
+def doubled(batch: Batch) -> Batch:
+    return batch.map(lambda tensor: tensor.double() if tensor.is_floating_point() else tensor)
+
+
 @every_model
 @pytest.mark.parametrize("schema", [FULL, PLAIN], ids=["full", "plain"])
 def test_export_gives_equal_scores_at_other_batch_sizes(case: Case, schema: Schema) -> None:
-    model = randomise(case.build(schema)).eval()
-    batch = random_batch(schema, 6).without_labels()
+    # In double precision: an exported program adds up in another order, and where a softmax is
+    # steep float32 shows that.
+    model = randomise(case.build(schema)).double().eval()
+    batch = doubled(random_batch(schema, 6)).without_labels()
     # Without it an exported model refuses one row: sizes zero and one would be special.
     with export_config.patch(backed_size_oblivious=True):
         exported = torch.export.export(model, (batch,), dynamic_shapes=dynamic(batch))
     for rows in (0, 1, 6, 33):
-        other = random_batch(schema, rows, seed=rows).without_labels()
+        other = doubled(random_batch(schema, rows, seed=rows)).without_labels()
         torch.testing.assert_close(exported.module()(other), scores(model, other))
 
 

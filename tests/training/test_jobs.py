@@ -91,8 +91,13 @@ def test_an_interrupt_ends_the_workers_and_leaves_their_checkpoints(
         if state.metric is not None and state.epoch > 1:
             signal.raise_signal(signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
-        compare([endless(small_log)], seeds=1, out=tmp_path, jobs=2, progress=interrupt)
+    # A shell starts what runs in its background with Ctrl-C ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            compare([endless(small_log)], seeds=1, out=tmp_path, jobs=2, progress=interrupt)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert multiprocessing.active_children() == []
     assert find_records(tmp_path) == []
     assert len(list(tmp_path.rglob("checkpoint"))) == 1
