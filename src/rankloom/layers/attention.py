@@ -46,9 +46,9 @@ def attention(
     """
     _check_heads(num_heads, q.shape[-1], v.shape[-1])
     attended = attention_of_heads(
-        _split_heads(q, num_heads),
-        _split_heads(k, num_heads),
-        _split_heads(v, num_heads),
+        split_heads(q, num_heads),
+        split_heads(k, num_heads),
+        split_heads(v, num_heads),
         scaled=scaled,
         dropout=dropout,
         mask=mask,
@@ -179,9 +179,10 @@ class SelfAttention(nn.Module):
         )
 
 
-def _split_heads(
+def split_heads(
     x: Float[Tensor, "batch tokens dim"], num_heads: int
 ) -> Float[Tensor, "batch heads tokens head_dim"]:
+    """The equal pieces of every token, one for each head."""
     return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)
 
 

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from rankloom.layers.attention import attention
+from rankloom.layers.attention import attention, split_heads
 from rankloom.layers.mlp import linear
 from rankloom.layers.token_mlp import token_linear
+from rankloom.layers.tokens.copies import copy_tokens
 
 Tokens = Float[Tensor, "batch tokens dim"]
 
@@ -131,7 +132,7 @@ class FieldPass:
     def attend(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float) -> Tensor:
         """One softmax over the request's events and the candidate's own fields."""
         events_k, events_v = (
-            _split_heads(kept[self._layer], num_heads)  # [requests, heads, events, head_dim]
+            split_heads(kept[self._layer], num_heads)  # [requests, heads, events, head_dim]
             for kept in (self._cache.keys, self._cache.values)
         )
         self._layer += 1
@@ -185,7 +186,7 @@ class MixedTokens(nn.Module):
             return self.shared(x)
         if num_shared == 0:
             return self.own(x)
-        first, last = _some(x, 0, num_shared), x[:, num_shared:]
+        first, last = copy_tokens(x, 0, num_shared), x[:, num_shared:]
         return torch.cat([self.shared(first), self.own(last)], dim=1)
 
 
@@ -273,21 +274,10 @@ class MixedAttention(nn.Module):
         """The update of the tokens that attend."""
         num_own = tokens.num_own
         first_query = max(x.shape[1] - self.num_queries - num_own, 0)
-        q = self.query(_some(x, first_query, x.shape[1]), num_own)
+        q = self.query(copy_tokens(x, first_query, x.shape[1]), num_own)
         k, v = self.key_value(x, num_own).chunk(2, dim=-1)
         dropout = self.dropout if self.training else 0.0
         return self.out(tokens.attend(q, k, v, self.num_heads, dropout))
-
-
-def _some(x: Tokens, start: int, end: int) -> Float[Tensor, "batch some_tokens dim"]:
-    """Tokens `start` to `end`, laid together.
-
-    A linear layer would copy a slice too, but first ask whether it needs to; of a batch of one row
-    it does not, and an exported program would refuse that.
-    """
-    if start == 0 and end == x.shape[1]:
-        return x
-    return x[:, start:end].clone(memory_format=torch.contiguous_format)
 
 
 def _projections(num_tokens: int | None, dim: int, number: int) -> nn.Module:
@@ -299,9 +289,3 @@ def _projections(num_tokens: int | None, dim: int, number: int) -> nn.Module:
         for piece in matrix[None] if num_tokens is None else matrix:
             nn.init.xavier_normal_(piece)
     return layer
-
-
-def _split_heads(
-    x: Float[Tensor, "batch tokens dim"], num_heads: int
-) -> Float[Tensor, "batch heads tokens head_dim"]:
-    return torch.unflatten(x, -1, (num_heads, -1)).transpose(1, 2)

@@ -120,9 +120,8 @@ class BlockPath(nn.Module):
 
     def attend(self, layer: int, x: Tokens, blocks: list[Block]) -> Tokens:
         """The weighted sum of the blocks' values."""
-        scores = torch.stack([self.queries(layer, x, block) for block in blocks], dim=-1)
-        weights = self.weights[layer](scores)  # [batch, tokens, depth_heads, blocks]
-        weights = self.scale(weights, blocks)
+        scores = self.queries(layer, x, blocks)  # [batch, tokens, depth_heads, blocks]
+        weights = self.scale(self.weights[layer](scores), blocks)
         return weighted_sum(weights, [block.value for block in blocks])
 
 

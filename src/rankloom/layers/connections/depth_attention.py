@@ -19,9 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankloom.layers.connections.layers import Tokens
-
-EPS = 1e-6
-"""Added to the mean square of a value before its root."""
+from rankloom.layers.connections.products import EPS, wide
 
 DepthActivation = Literal["silu", "softmax", "sigmoid", "relu", "clipped_silu"]
 """What turns scores into weights; `clipped_silu` is SiLU without its negative part."""
@@ -59,15 +57,14 @@ class Queries(Protocol):
         """A value that the `num_layers` layers from `first` on will be scored against."""
 
     def __call__(
-        self, layer: int, x: Tokens, block: Block
-    ) -> Float[Tensor, "batch tokens depth_heads"]:
-        """The scores of a block for a layer that read `x`."""
+        self, layer: int, x: Tokens, blocks: Sequence[Block]
+    ) -> Float[Tensor, "batch tokens depth_heads blocks"]:
+        """The scores of blocks for a layer that read `x`."""
 
 
 def inverse_rms(value: Tokens) -> Float[Tensor, "batch tokens 1"]:
     """1 / sqrt(mean of squares + EPS), in float32 at least."""
-    precise = value.to(torch.promote_types(value.dtype, torch.float32))
-    return torch.rsqrt(precise.square().mean(-1, keepdim=True) + EPS)
+    return torch.rsqrt(wide(value).square().mean(-1, keepdim=True) + EPS)
 
 
 class _Gains(nn.Module):
@@ -132,12 +129,15 @@ class StaticQueries(nn.Module):
         return Block(value, norm, functional.linear(value, queries) * norm, first)
 
     def forward(
-        self, layer: int, x: Tokens, block: Block
-    ) -> Float[Tensor, "batch tokens depth_heads"]:
+        self, layer: int, x: Tokens, blocks: Sequence[Block]
+    ) -> Float[Tensor, "batch tokens depth_heads blocks"]:
         """The scores."""
-        assert block.scores is not None  # `block` has made them
-        start = (layer - block.first) * self.num_heads
-        return block.scores[..., start : start + self.num_heads]
+        scores = []
+        for block in blocks:
+            assert block.scores is not None  # `block` has made them
+            start = (layer - block.first) * self.num_heads
+            scores.append(block.scores[..., start : start + self.num_heads])
+        return torch.stack(scores, dim=-1)
 
 
 class InputQueries(nn.Module):
@@ -179,13 +179,16 @@ class InputQueries(nn.Module):
         return Block(value, inverse_rms(value), None, first)
 
     def forward(
-        self, layer: int, x: Tokens, block: Block
-    ) -> Float[Tensor, "batch tokens depth_heads"]:
+        self, layer: int, x: Tokens, blocks: Sequence[Block]
+    ) -> Float[Tensor, "batch tokens depth_heads blocks"]:
         """The scores."""
         gains = self.gains(self.weight.new_ones(1, self.weight.shape[1]), layer) * self.scale
         queries = functional.linear(x, self.weight[layer]) * gains  # [batch, tokens, dim]
-        products = torch.unflatten(queries * block.value, -1, (self.num_heads, -1))
-        return products.sum(-1) * block.inverse_rms
+        scores = []
+        for block in blocks:
+            products = torch.unflatten(queries * block.value, -1, (self.num_heads, -1))
+            scores.append(products.sum(-1) * block.inverse_rms)
+        return torch.stack(scores, dim=-1)
 
 
 class DepthWeights(nn.Module):
