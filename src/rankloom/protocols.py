@@ -33,3 +33,19 @@ class HasLoss(Protocol):
 
     def loss(self, batch: Batch) -> Loss:
         """The objective on a batch of training rows."""
+
+
+@runtime_checkable
+class HasDepths(Protocol):
+    """A model that can give its logits after fewer or more of its layers or loops."""
+
+    num_depths: int
+    """Depths it was trained at, the shallowest included."""
+
+    def depth_logits(
+        self, batch: Batch, num_depths: int | None = None
+    ) -> Float[Tensor, "depths batch tasks"]:
+        """Logits of the first `num_depths` depths, shallowest first; None: of all.
+
+        Layers beyond the deepest one that is asked for are not run.
+        """
