@@ -31,13 +31,19 @@ DEPTHS = (2, 4, 8, 16, 32)
 
 
 def sizes_of(
-    name: str, model: str, law: tuple[float, float, float], *, metric: str = "auc", noise: float = 0
+    name: str,
+    model: str,
+    law: tuple[float, float, float],
+    *,
+    metric: str = "auc",
+    noise: float = 0,
+    depths: tuple[int, ...] = DEPTHS,
 ) -> list[SizeRuns]:
     """Sizes with three seeds each, a million FLOPs per layer, on a planted law."""
     alpha, beta, gamma = law
     generator = np.random.default_rng(len(name))
     found = []
-    for depth in DEPTHS:
+    for depth in depths:
         recipe = Recipe(name=name, dataset="prepared", model={"name": model})
         size = SizeRuns(recipe, {"model.num_layers": depth})
         compute = 1e6 * depth
@@ -136,7 +142,7 @@ def test_lower_is_better() -> None:
 
 
 def test_failures_and_skipped_keys_are_told() -> None:
-    sizes = sizes_of("slow", "wukong", B)
+    sizes = sizes_of("slow", "wukong", B, depths=(2, 4, 8, 16, 32, 64))
     sizes[0].runs.clear()
     sizes[0].failures[1] = "the loss is not finite"
     for size in sizes:
@@ -144,7 +150,7 @@ def test_failures_and_skipped_keys_are_told() -> None:
     scaling = build_scaling(sizes, samples=20)
     (model,) = scaling.models
     assert model.sizes[0].flops_per_row is None
-    assert isinstance(model.fit, ScalingCurve)  # four sizes are left
+    assert isinstance(model.fit, ScalingCurve)  # five sizes are left
     text = to_markdown(scaling)
     assert "slow at num_layers=2, seed 1, failed: the loss is not finite" in text
     assert "Not settings of slow: model.dim." in text

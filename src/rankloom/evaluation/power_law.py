@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from rankloom.evaluation.metrics import FloatArray
 
-FEWEST_SIZES = 4
-"""Fewest distinct amounts of compute that three parameters are fitted to."""
+FEWEST_SIZES = 5
+"""Fewest distinct amounts of compute that a law is fitted to."""
+FEWEST_DRAWN = 4
+"""The same of a bootstrap draw, so that draws of the fewest sizes differ in their points too."""
 GAMMA_BOUNDS = (0.001, 2.0)
 """Smallest and largest exponent that is looked for."""
 SAME_COMPUTE = 1e-6
@@ -33,7 +35,9 @@ DRAWS_AT_ONCE = 128
 def fit_power_law(
     compute: FloatArray, y: FloatArray, weights: FloatArray, ceiling: float
 ) -> FloatArray:
-    """Least squares of every draw, alpha between its largest y and a ceiling, beta above 0.
+    """Least squares of every draw, alpha up to a ceiling, beta above 0.
+
+    Where no curve of a gamma rises, alpha is kept at the largest y.
 
     Args:
         compute: [draws, points], above 0.
@@ -71,7 +75,7 @@ def resample(
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Bootstrap draws of points, and of the seeds of each, with replacement.
 
-    Draws with fewer than `FEWEST_SIZES` distinct amounts of compute are drawn again.
+    Draws with fewer than `FEWEST_DRAWN` distinct amounts of compute are drawn again.
 
     Args:
         compute: [points], ascending; at least `FEWEST_SIZES` distinct.
@@ -92,7 +96,7 @@ def resample(
     while sum(map(len, kept)) < samples:
         points = np.sort(generator.integers(0, num_points, (samples, num_points)), axis=1)
         distinct = 1 + (np.diff(groups[points], axis=1) > 0).sum(axis=1)
-        kept.append(points[distinct >= FEWEST_SIZES])
+        kept.append(points[distinct >= FEWEST_DRAWN])
     points = np.concatenate(kept)[:samples]
     sizes = counts[points]
     seeds = generator.integers(0, sizes[..., None], (*points.shape, counts.max()))
@@ -132,8 +136,10 @@ def _fit_linear(
     centred = u - mean_u[..., None]
     slope = (w * centred * y).sum(axis=-1) / (w * centred**2).sum(axis=-1)
     # With the best beta for each alpha the error is a parabola in alpha: its best value inside
-    # bounds is the free one, moved to the nearer bound. Alpha above every y makes beta positive.
-    alpha = np.clip(mean_y - slope * mean_u, np.minimum(y.max(axis=-1), ceiling), ceiling)
+    # bounds is the free one, moved to the nearer bound. A rising curve has a positive beta of its
+    # own; noise may lie above its alpha. Alpha above every y makes the others' beta positive.
+    lowest = np.where(slope < 0, -np.inf, np.minimum(y.max(axis=-1), ceiling))
+    alpha = np.clip(mean_y - slope * mean_u, lowest, ceiling)
     below = alpha[..., None] - y
     beta = (w * u * below).sum(axis=-1) / (w * u**2).sum(axis=-1)
     error = (w * (below - beta[..., None] * u) ** 2).sum(axis=-1)
