@@ -3,10 +3,31 @@
 import argparse
 from pathlib import Path
 
-from benchmarks import connections, depth, onetrans_cache, parts, preparation, shapes, speed, zoo
+from benchmarks import (
+    connections,
+    depth,
+    experts,
+    loopctr,
+    onetrans_cache,
+    parts,
+    preparation,
+    shapes,
+    speed,
+    zoo,
+)
 
 RESULTS = Path(__file__).parent / "results"
-WHAT = ("training", "zoo", "dlf", "preparation", "parts", "onetrans_cache", "connections")
+WHAT = (
+    "training",
+    "zoo",
+    "dlf",
+    "preparation",
+    "parts",
+    "onetrans_cache",
+    "connections",
+    "experts",
+    "loopctr",
+)
 
 
 def main() -> None:
@@ -37,6 +58,14 @@ def main() -> None:
     if "connections" in what:
         connections.run(
             arguments.out / "connections.json", rounds=arguments.rounds, threads=arguments.threads
+        )
+    if "experts" in what:
+        experts.run(
+            arguments.out / "experts.json", rounds=arguments.rounds, threads=arguments.threads
+        )
+    if "loopctr" in what:
+        loopctr.run(
+            arguments.out / "loopctr.json", rounds=arguments.rounds, threads=arguments.threads
         )
     if "training" in what:
         speed.run(

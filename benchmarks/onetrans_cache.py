@@ -11,6 +11,7 @@ import torch
 from benchmarks.machine import describe_machine
 from rankloom.batch import Batch, SequenceGroup
 from rankloom.config import parse_config
+from rankloom.ranking.loopctr import LoopCTR
 from rankloom.ranking.onetrans import OneTrans, OneTransConfig
 from rankloom.schema import CategoricalField, IdMember, Label, Schema, SequenceField
 
@@ -28,11 +29,11 @@ SETTINGS = {
 PYRAMID = {"multiple": 8}
 
 
-def request_schema() -> Schema:
+def request_schema(num_fields: int = NUM_FIELDS, num_events: int = NUM_EVENTS) -> Schema:
     """Id fields, and events of one id."""
-    names = ["item", *(f"C{i}" for i in range(1, NUM_FIELDS))]
+    names = ["item", *(f"C{i}" for i in range(1, num_fields))]
     item = IdMember(name="item", table="item")
-    history = SequenceField(name="history", ids=(item,), max_length=NUM_EVENTS, ordered=True)
+    history = SequenceField(name="history", ids=(item,), max_length=num_events, ordered=True)
     return Schema(
         tables=dict.fromkeys(names, TABLE_ROWS),
         categorical=tuple(CategoricalField(name=name, table=name) for name in names),
@@ -41,12 +42,12 @@ def request_schema() -> Schema:
     )
 
 
-def rows_of_one_request(rows: int) -> Batch:
+def rows_of_one_request(rows: int, num_fields: int, num_events: int) -> Batch:
     """Rows with fields of their own and the same events, as many as there can be."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(2, TABLE_ROWS, (NUM_EVENTS, 1), generator=generator, dtype=torch.int32)
-    offsets = torch.arange(rows + 1) * NUM_EVENTS
-    shape = (rows, NUM_FIELDS)
+    ids = torch.randint(2, TABLE_ROWS, (num_events, 1), generator=generator, dtype=torch.int32)
+    offsets = torch.arange(rows + 1) * num_events
+    shape = (rows, num_fields)
     return Batch(
         categorical=torch.randint(2, TABLE_ROWS, shape, generator=generator, dtype=torch.int32),
         numeric=torch.empty(rows, 0),
@@ -63,7 +64,7 @@ def run(out: Path, rounds: int, threads: int) -> None:
     for pyramid in (None, PYRAMID):
         settings = SETTINGS if pyramid is None else SETTINGS | {"pyramid": pyramid}
         model = OneTrans(parse_config(OneTransConfig, settings, "benchmark"), schema).eval()
-        measured = [_measure(model, candidates, rounds) for candidates in CANDIDATES]
+        measured = [measure_request(model, candidates, rounds) for candidates in CANDIDATES]
         results += [{"pyramid": pyramid is not None} | result for result in measured]
     document = {
         "kind": "onetrans_cache",
@@ -78,18 +79,24 @@ def run(out: Path, rounds: int, threads: int) -> None:
     out.write_text(json.dumps(document, indent=1) + "\n")
 
 
-def _measure(model: OneTrans, candidates: int, rounds: int) -> dict[str, float]:
-    """Seconds of both ways in turns, the first round left out, and how far their logits differ."""
-    rows = rows_of_one_request(candidates)
+def measure_request(
+    model: OneTrans | LoopCTR,
+    candidates: int,
+    rounds: int,
+    num_fields: int = NUM_FIELDS,
+    num_events: int = NUM_EVENTS,
+) -> dict[str, float]:
+    """Seconds of both ways in turns, after one call of each, and how far their logits differ."""
+    rows = rows_of_one_request(candidates, num_fields, num_events)
     request = rows.select(torch.zeros(1, dtype=torch.int64))
     places = torch.zeros(candidates, dtype=torch.int64)
     cache = model.encode_events(request)
     difference = (model.score(rows, cache, places) - model(rows)).abs().max().item()
     seconds: dict[str, list[float]] = {"together": [], "encode": [], "score": []}
     for _ in range(rounds):
-        seconds["together"].append(_seconds(lambda: model(rows)))
-        seconds["encode"].append(_seconds(lambda: model.encode_events(request)))
-        seconds["score"].append(_seconds(lambda: model.score(rows, cache, places)))
+        seconds["together"].append(seconds_of(lambda: model(rows)))
+        seconds["encode"].append(seconds_of(lambda: model.encode_events(request)))
+        seconds["score"].append(seconds_of(lambda: model.score(rows, cache, places)))
     return {
         "candidates": candidates,
         **{f"{name}_seconds": statistics.median(each) for name, each in seconds.items()},
@@ -98,7 +105,8 @@ def _measure(model: OneTrans, candidates: int, rounds: int) -> dict[str, float]:
     }
 
 
-def _seconds(function: Callable[[], object]) -> float:
+def seconds_of(function: Callable[[], object]) -> float:
+    """Seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start

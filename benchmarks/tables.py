@@ -22,6 +22,8 @@ def to_markdown(document: dict[str, Any]) -> str:
         "dlf": _dlf,
         "onetrans_cache": _onetrans_cache,
         "connections": _connections,
+        "experts": _experts,
+        "loopctr": _loopctr,
     }
     return tables[document["kind"]](document)
 
@@ -187,6 +189,25 @@ def _connections(document: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _experts(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "| experts | active | choices | dim | rows | forward, all | ÷ chosen "
+        "| step, all | ÷ chosen | auto |",
+        "| --- | ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: | --- |",
+    ]
+    for result in document["results"]:
+        forward, step = result["all_forward_seconds"], result["all_step_seconds"]
+        lines.append(
+            f"| {result['experts']} {result['layer']} | {result['active']} "
+            f"| {'even' if result['even'] else 'uneven'} | {result['dim']} | {result['rows']:,} "
+            f"| {forward * 1e3:,.2f} ms | {forward / result['chosen_forward_seconds']:.2f} "
+            f"| {step * 1e3:,.2f} ms | {step / result['chosen_step_seconds']:.2f} "
+            f"| {result['auto']} |"
+        )
+    return "\n".join(lines)
+
+
 def _onetrans_cache(document: dict[str, Any]) -> str:
     lines = [
         *_header(document),
@@ -201,5 +222,47 @@ def _onetrans_cache(document: dict[str, Any]) -> str:
             f"| {result['candidates']:,} | {'yes' if result['pyramid'] else 'no'} "
             f"| {together * 1e3:,.1f} ms | {once * 1e3:,.1f} ms | {encode * 1e3:,.1f} ms "
             f"| {together / once:.1f} | {result['cache_bytes'] / 1024:,.0f} KiB |"
+        )
+    return "\n".join(lines)
+
+
+def _loopctr(document: dict[str, Any]) -> str:
+    lines = [
+        *_header(document),
+        "**A training step**",
+        "",
+        "| model | rows/s | ÷ LoopCTR | kept for backward |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['model']} | {row['rows_per_second']:,.0f} | {row['ratio']:.2f} "
+        f"| {row['saved_bytes'] / 2**20:,.0f} MiB |"
+        for row in document["training"]
+    ]
+    lines += [
+        "",
+        "**Scoring a prepared data set**",
+        "",
+        "| model | loops | rows/s | ÷ LoopCTR with all loops |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    lines += [
+        f"| {row['model']} | {'' if row['loops'] is None else row['loops']} "
+        f"| {row['rows_per_second']:,.0f} | {row['ratio']:.2f} |"
+        for row in document["scoring"]
+    ]
+    lines += [
+        "",
+        "**One request**",
+        "",
+        "| loops | candidates | events with every candidate | events once | times faster | cache |",
+        "| ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for row in document["requests"]:
+        once = row["encode_seconds"] + row["score_seconds"]
+        lines.append(
+            f"| {row['loops']} | {row['candidates']:,} | {row['together_seconds'] * 1e3:,.1f} ms "
+            f"| {once * 1e3:,.1f} ms | {row['together_seconds'] / once:.1f} "
+            f"| {row['cache_bytes'] / 1024:,.0f} KiB |"
         )
     return "\n".join(lines)

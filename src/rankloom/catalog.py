@@ -12,18 +12,23 @@ from rankloom.config import Config
 from rankloom.ranking.afm import AFM, AFMConfig
 from rankloom.ranking.afn import AFN, AFNConfig
 from rankloom.ranking.autoint import AutoInt, AutoIntConfig
+from rankloom.ranking.bst import BST, BSTConfig
 from rankloom.ranking.dcn import DCN, DCNConfig
 from rankloom.ranking.dcnv2 import DCNv2, DCNv2Config
 from rankloom.ranking.dcnv3 import DCNv3, DCNv3Config
 from rankloom.ranking.deepfm import DeepFM, DeepFMConfig
 from rankloom.ranking.deres import DeRes, DeResConfig
 from rankloom.ranking.dhen import DHEN, DHENConfig
+from rankloom.ranking.dien import DIEN, DIENConfig
+from rankloom.ranking.din import DIN, DINConfig
 from rankloom.ranking.dlf import DLF, DLFConfig
 from rankloom.ranking.dlf_code import DLFCode, DLFCodeConfig
 from rankloom.ranking.dlrm import DLRM, DLRMConfig
+from rankloom.ranking.dmin import DMIN, DMINConfig
 from rankloom.ranking.dnn import DNN, DNNConfig
 from rankloom.ranking.edcn import EDCN, EDCNConfig
 from rankloom.ranking.est import EST, ESTConfig
+from rankloom.ranking.eta import ETA, ETAConfig
 from rankloom.ranking.fat import FAT, FATConfig
 from rankloom.ranking.fibinet import FiBiNET, FiBiNETConfig
 from rankloom.ranking.finalmlp import FinalMLP, FinalMLPConfig
@@ -33,12 +38,17 @@ from rankloom.ranking.gdcn import GDCN, GDCNConfig
 from rankloom.ranking.hiformer import HiFormer, HiFormerConfig
 from rankloom.ranking.hstu import HSTU, HSTUConfig
 from rankloom.ranking.ipnn import IPNN, IPNNConfig
+from rankloom.ranking.loopctr import LoopCTR, LoopCTRConfig
 from rankloom.ranking.lr import LR, LRConfig
 from rankloom.ranking.masknet import MaskNet, MaskNetConfig
 from rankloom.ranking.onetrans import OneTrans, OneTransConfig
 from rankloom.ranking.rankmixer import RankMixer, RankMixerConfig
 from rankloom.ranking.sam import SAM, SAMConfig
+from rankloom.ranking.sdim import SDIM, SDIMConfig
+from rankloom.ranking.sim import SIM, SIMConfig
+from rankloom.ranking.stackctr import StackCTR, StackCTRConfig
 from rankloom.ranking.tokenmixer_large import TokenMixerLarge, TokenMixerLargeConfig
+from rankloom.ranking.transact import TransAct, TransActConfig
 from rankloom.ranking.transformer import Transformer, TransformerConfig
 from rankloom.ranking.unimixer import UniMixer, UniMixerConfig
 from rankloom.ranking.wide_deep import WideDeep, WideDeepConfig
@@ -419,6 +429,106 @@ ENTRIES: tuple[Entry, ...] = (
         idea="Layers read an identity path and attention over earlier blocks, joined by a gate.",
         config=DeResConfig,
         build=DeRes,
+    ),
+    Entry(
+        name="sim",
+        family="ranking",
+        title="SIM",
+        paper="Pi et al., CIKM 2020, arXiv:2006.05639",
+        year=2020,
+        idea="A long history is searched for events like the target, and attention reads those.",
+        config=SIMConfig,
+        build=SIM,
+    ),
+    Entry(
+        name="eta",
+        family="ranking",
+        title="ETA",
+        paper="Chen et al., 2021, arXiv:2108.04468",
+        year=2021,
+        idea="Hash codes of the embeddings find the events nearest to the target, end to end.",
+        config=ETAConfig,
+        build=ETA,
+    ),
+    Entry(
+        name="sdim",
+        family="ranking",
+        title="SDIM",
+        paper="Cao et al., CIKM 2022, arXiv:2205.10249",
+        year=2022,
+        idea="Events whose random hash equals the target's are summed, mean of several rounds.",
+        config=SDIMConfig,
+        build=SDIM,
+    ),
+    Entry(
+        name="bst",
+        family="ranking",
+        title="BST",
+        paper="Chen et al., DLP-KDD 2019, arXiv:1905.06874",
+        year=2019,
+        idea="A Transformer over the history, in which the target is one more event.",
+        config=BSTConfig,
+        build=BST,
+    ),
+    Entry(
+        name="dmin",
+        family="ranking",
+        title="DMIN",
+        paper="Xiao et al., CIKM 2020, doi:10.1145/3340531.3412092",
+        year=2020,
+        idea="Every head of self-attention over the history is an interest of its own.",
+        config=DMINConfig,
+        build=DMIN,
+    ),
+    Entry(
+        name="transact",
+        family="ranking",
+        title="TransAct",
+        paper="Xia et al., KDD 2023, arXiv:2306.00248",
+        year=2023,
+        idea="An encoder over the latest actions, each of which stands beside the target.",
+        config=TransActConfig,
+        build=TransAct,
+    ),
+    Entry(
+        name="stackctr",
+        family="ranking",
+        title="StackCTR",
+        paper="Renmin University and Alibaba, 2026, arXiv:2604.19550",
+        year=2026,
+        idea="LoopCTR's layers with weights of their own: as much work for a row, more weights.",
+        config=StackCTRConfig,
+        build=StackCTR,
+    ),
+    Entry(
+        name="din",
+        family="ranking",
+        title="DIN",
+        paper="Zhou et al., KDD 2018, arXiv:1706.06978",
+        year=2018,
+        idea="Past events, weighed by a network that compares each of them with the target.",
+        config=DINConfig,
+        build=DIN,
+    ),
+    Entry(
+        name="dien",
+        family="ranking",
+        title="DIEN",
+        paper="Zhou et al., AAAI 2019, arXiv:1809.03672",
+        year=2019,
+        idea="A GRU over past events, and a second one that follows what concerns the target.",
+        config=DIENConfig,
+        build=DIEN,
+    ),
+    Entry(
+        name="loopctr",
+        family="ranking",
+        title="LoopCTR",
+        paper="Renmin University and Alibaba, 2026, arXiv:2604.19550",
+        year=2026,
+        idea="One layer applied again and again in training, and not once in serving.",
+        config=LoopCTRConfig,
+        build=LoopCTR,
     ),
 )
 

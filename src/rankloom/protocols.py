@@ -1,9 +1,9 @@
 """What the training loop and the evaluation ask of a model."""
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rankloom.batch import Batch
@@ -49,3 +49,24 @@ class HasDepths(Protocol):
 
         Layers beyond the deepest one that is asked for are not run.
         """
+
+
+@runtime_checkable
+class HasDepthSteps(HasDepths, Protocol):
+    """A model whose rows can be taken one depth deeper at a time, some of them only.
+
+    The states are the model's own; whoever steps it (`rankloom.evaluation.adaptive`) only hands
+    them back. Stepping all rows to a depth and reading its logits gives those of `depth_logits`.
+    """
+
+    def start_depths(self, batch: Batch) -> Any:
+        """State of all rows at the shallowest depth."""
+
+    def next_depth(self, state: Any) -> Any:
+        """The state one depth deeper; the one given is not needed any more."""
+
+    def select_rows(self, state: Any, rows: Int[Tensor, " selected"]) -> Any:
+        """The state of some rows, in the given order."""
+
+    def state_logits(self, state: Any) -> Float[Tensor, "rows tasks"]:
+        """Logits at the state's depth."""

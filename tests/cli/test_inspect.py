@@ -75,12 +75,27 @@ def test_a_stack_is_shown_without_being_asked_for(small_log: Path, tmp_path: Pat
     assert '"type":"heatmap"' in (folder / "inspect.html").read_text(encoding="utf-8")
 
 
+def test_the_loss_around_the_weights(runs: dict[str, Path], tmp_path: Path) -> None:
+    arguments = ("inspect", runs["dnn"], "--landscape", "--rows", 40, "--out", tmp_path)
+    result = invoke(*arguments, "--radius", 0.5, "--curvature")
+    assert result.exit_code == 0, result.output
+    assert "Loss around the weights" in result.stdout
+    (found,) = json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))["landscapes"]
+    assert (found["rows"], found["positions"][-1]) == (40, 0.5)
+    assert not found["settings"]["tables"]
+    assert found["largest_eigenvalue"] is not None
+    moved = json.loads(invoke(*arguments, "--tables", "--json").stdout)["landscapes"][0]
+    assert moved["parameters"] > found["parameters"]
+    assert '"type":"contour"' in (tmp_path / "inspect.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         ((), "nothing to inspect in"),
         (("--layers", "cross"), "no module fits 'cross'; modules are"),
         (("--against", "none"), "no record.json in none"),
+        (("--landscape", "--radius", "0"), "radius"),
     ],
 )
 def test_bad_input_is_one_sentence(

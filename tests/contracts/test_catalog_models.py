@@ -7,6 +7,7 @@ variants worth covering adds lines to `VARIANTS`.
 import tomllib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from rankloom.catalog import CATALOG, build_model
 from rankloom.config import parse_config, to_toml
 from rankloom.data.examples import example_schema, random_batch
 from rankloom.layers.embedding import tables
-from rankloom.protocols import Ranker
+from rankloom.layers.losses import ranking_loss
+from rankloom.protocols import HasLoss, Ranker
 from rankloom.schema import CategoricalField, Label, Schema
 
 DEEP = {"hidden": [8, 4], "embedding_dim": 4}
@@ -554,6 +556,149 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             },
         },
     ],
+    "sim": [
+        DEEP
+        | {
+            "num_found": 3,
+            "short_length": 2,
+            "short": {"dim": 4},
+            "long": {"dim": 4},
+            "search": {"kind": "soft", "dim": 3},
+        },
+        DEEP
+        | {
+            "num_found": 3,
+            "short": {"kind": "activation_unit", "hidden": [4]},
+            "long": {"dim": 4, "num_heads": 2},
+            "search": {"kind": "hard"},
+        },
+    ],
+    "eta": [
+        DEEP
+        | {
+            "num_found": 3,
+            "short_length": 2,
+            "num_bits": 8,
+            "short": {"dim": 4},
+            "long": {"dim": 4},
+        },
+    ],
+    "sdim": [
+        DEEP | {"short_length": 2, "num_rounds": 3, "num_bits": 2, "short": {"dim": 4}},
+    ],
+    "bst": [
+        STREAM | {"embedding_dim": 4, "num_layers": 2, "num_heads": 2, "position_dim": 4},
+        STREAM
+        | {
+            "embedding_dim": 4,
+            "num_heads": 2,
+            "position_dim": 2,
+            "positions": {"kind": "time_since"},
+            "pooling": {"kind": "target"},
+            "layer_norm": False,
+            "attention_dropout": 0.1,
+            "layer_dropout": 0.1,
+        },
+        STREAM
+        | {"embedding_dim": 4, "num_heads": 1, "position_dim": 2, "pooling": {"kind": "concat"}},
+    ],
+    "dmin": [
+        STREAM | {"embedding_dim": 4, "num_heads": 2, "position_dim": 2, "unit_hidden": [6, 3]},
+        STREAM
+        | {
+            "embedding_dim": 4,
+            "num_heads": 1,
+            "position_dim": 2,
+            "unit_hidden": [],
+            "attention_dropout": 0.1,
+            "layer_dropout": 0.1,
+            "auxiliary_weight": 0.0,
+        },
+    ],
+    "transact": [
+        STREAM | {"embedding_dim": 4, "num_heads": 2, "layer_hidden": 6, "num_latest": 2},
+        STREAM
+        | {
+            "embedding_dim": 4,
+            "num_layers": 1,
+            "num_heads": 1,
+            "layer_hidden": 6,
+            "num_latest": 0,
+            "num_crosses": 1,
+        },
+    ],
+    "stackctr": [
+        {
+            "embedding_dim": 4,
+            "dim": 8,
+            "num_heads": 2,
+            "expansion": 2,
+            "num_experts": 3,
+            "num_layers": 2,
+            "supervision": {"kind": "uniform"},
+            "head": STREAM,
+        },
+    ],
+    "din": [
+        DEEP | {"attention": {"hidden": [5]}},
+        DEEP
+        | {
+            "attention": {"hidden": [5, 3], "activation": "prelu", "dropout": 0.1},
+            "softmax": True,
+            "pooled": True,
+        },
+    ],
+    "dien": [
+        DEEP | {"max_length": 4},
+        DEEP
+        | {
+            "max_length": 4,
+            "attention": {"kind": "unit", "hidden": [5]},
+            "evolution": {"kind": "agru"},
+        },
+        DEEP | {"max_length": 3, "evolution": {"kind": "aigru"}},
+    ],
+    "loopctr": [
+        {
+            "embedding_dim": 4,
+            "dim": 8,
+            "num_heads": 2,
+            "expansion": 2,
+            "num_experts": 3,
+            "num_loops": 2,
+            "compression": {"kind": "old_events", "short_events": 2, "num_queries": 2},
+            "head": STREAM,
+        },
+        {
+            "embedding_dim": 4,
+            "dim": 8,
+            "num_heads": 1,
+            "expansion": 2,
+            "num_experts": 1,
+            "num_streams": 1,
+            "num_loops": 2,
+            "predict_loops": "none",
+            "loop_index_embedding": True,
+            "compression": {"kind": "groups", "groups": ["history"], "num_queries": 3},
+            "grouping": {"kind": "own"},
+            "supervision": {"kind": "last"},
+            "checkpoint_loops": True,
+            "head": STREAM,
+        },
+        {
+            "embedding_dim": 4,
+            "dim": 8,
+            "num_heads": 2,
+            "expansion": 2,
+            "num_experts": 2,
+            "num_streams": 3,
+            "num_loops": 1,
+            "predict_loops": 1,
+            "grouping": {"kind": "none"},
+            "supervision": {"kind": "weighted", "by_depth": [0.5, 1.5]},
+            "head": {"hidden": [16]},
+        },
+    ],
 }
 
 
@@ -643,7 +788,9 @@ def test_gradients_reach_every_parameter(case: Case, rows: int) -> None:
     model = randomise(case.build(FULL)).train()
     batch = random_batch(FULL, rows if rows == 2 else 256)
     logits = model(batch)
-    functional.binary_cross_entropy_with_logits(logits, batch.labels).backward()
+    # An objective of its own may train what the logits do not.
+    objective = model.loss if isinstance(model, HasLoss) else partial(ranking_loss, logits)
+    objective(batch).total.backward()
     assert logits.isfinite().all()
     if rows == 2:
         return

@@ -122,6 +122,89 @@ def test_negatives_follow_their_row_and_share_its_columns(tmp_path: Path) -> Non
     assert stream.notes == ("4 rows got no negatives: their 1 users have touched every item",)
 
 
+def test_held_out_rows_may_have_other_numbers_of_negatives(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "labels": {"clicked": {}},
+        "split": {"kind": "leave_one_out", "user": "user", "time": "ts"},
+    }
+    log = pl.DataFrame(
+        {"user": [1] * 4 + [2] * 3, "item": list("abcdefg"), "ts": range(7), "stars": [1] * 7}
+    )
+    counts = {}
+    for train, held_out in ((1, 3), (2, 1), (2, None)):
+        negatives = {"user": "user", "item": "item", "label": "clicked", "per_positive": train}
+        if held_out is not None:
+            negatives["per_held_out"] = held_out
+        frame, split = collect(rows_of(tmp_path, log, negatives=negatives, **settings), rows=3)
+        drawn = frame.with_columns(split=pl.Series(split)).filter(clicked=0)
+        counts[train, held_out] = drawn.group_by("ts").len().sort("ts")["len"].to_list()
+        own = log.select("user", "item")
+        assert drawn.join(own, on=["user", "item"]).height == 0
+    # Rows 2 and 3 of user 1, and 5 and 6 of user 2, are held out.
+    assert counts == {
+        (1, 3): [1, 1, 3, 3, 1, 3, 3],
+        (2, 1): [2, 2, 1, 1, 2, 1, 1],
+        (2, None): [2] * 7,
+    }
+
+
+def test_rows_with_too_few_events_stay_events(tmp_path: Path) -> None:
+    history = {"name": "past", "user": "user", "time": "ts", "members": ["item"], "min_length": 2}
+    later = {"user": [2, 2], "item": ["d", "e"], "stars": [1, 1], "ts": [70, 80]}
+    stream = rows_of(
+        tmp_path,
+        pl.concat([LOG, pl.DataFrame(later)]),
+        features={"user": {"kind": "categorical"}, "ts": {"kind": "numeric"}},
+        history=[history],
+        negatives={"user": "user", "item": "item", "label": "hit"},
+        labels={"hit": {}},
+        split={"kind": "leave_one_out", "user": "user", "time": "ts"},
+    )
+    for rows in (2**18, 2):
+        frame, split = collect(stream, rows)
+        logged = frame.filter(hit=1)
+        assert logged["user"].to_list() == [1, 1, 2, 2, 2]
+        assert logged["ts"].to_list() == [30, 30, 60, 70, 80]
+        assert logged["past.item"].to_list()[:3] == [["a", "b"], ["a", "b"], ["b", "a"]]
+        assert logged["past.item"].to_list()[4] == ["b", "a", "c", "d"]
+        # User 2 has touched every item and gets no negatives.
+        assert frame["hit"].to_list() == [1, 0, 1, 0, 1, 1, 1]
+        assert split == [1, 1, 2, 2, 0, 1, 2]
+    assert stream.notes[0] == "5 rows have fewer than 2 events in past and are left out"
+    with pytest.raises(ValueError, match="min_length must not be above max_length; got"):
+        schema(history=[history | {"max_length": 1}])
+
+
+def test_a_sample_of_users_comes_before_the_core_filter_and_the_draw(tmp_path: Path) -> None:
+    log = pl.DataFrame(
+        {
+            "user": [number // 4 for number in range(400)],
+            "item": [f"i{number}" for number in range(400)],
+            "stars": [5] * 400,
+            "ts": [number % 4 for number in range(400)],
+        }
+    )
+    changes: dict[str, Any] = {
+        "sample": {"column": "user", "share": 0.3, "seed": 1},
+        "core": {"columns": {"user": 4}},
+        "negatives": {"user": "user", "item": "item", "label": "hit"},
+        "labels": {"hit": {}},
+        "split": {"kind": "leave_one_out", "user": "user", "time": "ts"},
+    }
+    stream = rows_of(tmp_path, log, **changes)
+    frame, split = collect(stream)
+    users = frame["user"].unique()
+    assert 15 <= len(users) <= 45
+    assert frame.filter(hit=1).height == 4 * len(users)
+    assert split.count(1) == split.count(2) == 2 * len(users)
+    # Negatives are items of the sample.
+    kept = log.filter(pl.col("user").is_in(users.implode()))
+    assert frame["item"].is_in(kept["item"].implode()).all()
+    assert stream.notes == (f"the sample and the core filter kept {kept.height} of 400 rows",)
+    plain = collect(rows_of(tmp_path, log, sample=changes["sample"]))[0]
+    assert plain["user"].unique().to_list() == users.to_list()
+
+
 def test_core_filter_comes_first(tmp_path: Path) -> None:
     stream = rows_of(
         tmp_path,
@@ -148,6 +231,12 @@ def test_files_split(tmp_path: Path) -> None:
     assert codes == [0, 0, 0, 0, 1, 1]
     assert frame["item"].to_list() == ["b", "c", "a", "b", "a", "a"]
     assert frame["past.item"].to_list()[:2] == [["a"], ["a", "b"]]
+    drawn = {"kind": "files", "train": ["b.csv", "a.csv"], "test": "c.csv", "valid_share": 0.5}
+    for seed in range(3):
+        share = schema(input=None, split=drawn | {"seed": seed})
+        codes = collect(open_rows(share, tmp_path), rows=2)[1]
+        assert codes[4:] == [2, 2]
+        assert set(codes[:4]) == {0, 1}, seed
     with pytest.raises(ValueError, match=r"b\.csv is in two splits; a file belongs to one"):
         open_rows(schema(split={**split, "valid": "b.csv"}), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.csv"):
@@ -171,6 +260,13 @@ OPTIONS: list[dict[str, Any]] = [
     {"split": {"kind": "time", "column": "ts", "valid": 0.3, "test": 0.3, "within": "user"}},
     {"split": {"kind": "leave_one_out", "user": "user", "time": "ts"}},
     {"core": {"columns": {"user": 2, "item": 2}}},
+    {
+        "core": {"columns": {"user": 2}},
+        "sample": {"column": "item", "share": 0.7},
+        "history": [
+            {"name": "h", "user": "user", "time": "ts", "members": ["item"], "min_length": 1}
+        ],
+    },
     {
         "labels": {"hit": {}},
         "negatives": {"user": "user", "item": "item", "label": "hit", "per_positive": 3},

@@ -241,6 +241,24 @@ def trivago_sample() -> Files:
     return {"log.parquet": parquet(log)}
 
 
+def amazon_parquet(root: str | None, *, brand: bool = True) -> Files:
+    """Five users of five and more items out of nine; the last item has no category."""
+    sequences = [[1, 2, 3, 4, 5], [5, 4, 3, 2, 1, 6], [7, 8, 1, 2, 3], [3, 9, 1, 4, 8]]
+    items = pl.DataFrame({"item_id": range(1, 10), "title": ["x"] * 9})
+    steps = [["Care", "Face", f"leaf {number % 2}"] for number in range(8)] + [[]]
+    items = items.with_columns(pl.Series("categories", steps, dtype=pl.List(pl.String)))
+    if root is not None:
+        paths = [[" > ".join([root, *path]), f"{root} > Other"] for path in steps]
+        items = items.with_columns(pl.Series("category_path", paths))
+    if brand:
+        items = items.with_columns(pl.Series("brand", ["b", None, "c"] * 3))
+    users = pl.DataFrame(
+        {"user_id": [1, 2, 3, 4], "global_user": [9, 8, 7, 6], "items": sequences},
+        schema_overrides={"items": pl.List(pl.Int32)},
+    )
+    return {"sequences.parquet": parquet(users), "items.parquet": parquet(items)}
+
+
 MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "movielens-100k grouplens": ("movielens-100k", movielens_100k_grouplens),
     "movielens-100k atomic": ("movielens-100k", movielens_100k_atomic),
@@ -260,6 +278,9 @@ MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "trivago challenge": ("trivago", trivago_challenge),
     "trivago log": ("trivago", trivago_log),
     "trivago sample": ("trivago", trivago_sample),
+    "amazon-beauty parquet": ("amazon-beauty", partial(amazon_parquet, "Beauty")),
+    "amazon-toys parquet": ("amazon-toys", partial(amazon_parquet, "Toys & Games", brand=False)),
+    "amazon-sports parquet": ("amazon-sports", partial(amazon_parquet, None)),
 }
 
 
@@ -367,7 +388,7 @@ def test_movielens_1m_has_the_timestamp_schema_only_with_timestamps(tmp_path: Pa
     assert schema.roles.time == "timestamp"
     assert "hour" in schema.features
     assert not (without / "schema-timestamp.toml").exists()
-    for name in ("schema.toml", "schema-ctr.toml"):
+    for name in ("schema.toml", "schema-ctr.toml", "schema-sample.toml"):
         assert (with_time / name).read_text() == (without / name).read_text()
 
 
@@ -381,6 +402,10 @@ def test_movielens_1m_with_rated_histories(tmp_path: Path) -> None:
     assert not history.with_time
     assert rated.split == plain.split
     assert (rated.labels, rated.features) == (plain.labels, plain.features)
+    sampled = load_table_schema(folder / "schema-sample.toml")
+    assert sampled.sample is not None
+    assert (sampled.sample.column, sampled.sample.share) == ("user_id", 0.2)
+    assert sampled.model_copy(update={"sample": None, "name": rated.name}) == rated
     timed = load_table_schema(folder / "schema-ctr-timestamp.toml")
     assert timed.history[0].with_time
     assert timed.history[0].time == timed.roles.time == "timestamp"
@@ -796,7 +821,9 @@ def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
         get("netflix", out=tmp_path)
 
 
-@pytest.mark.parametrize("name", ["frappe", "criteo", "avazu", "lastfm-tag", "trivago"])
+@pytest.mark.parametrize(
+    "name", ["frappe", "criteo", "avazu", "lastfm-tag", "trivago", "amazon-beauty"]
+)
 def test_what_cannot_be_fetched_says_where_it_is_to_be_had(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be fetched by itself: .*https://.*--from"):
         get(name, out=tmp_path / "out")
@@ -882,6 +909,9 @@ def test_errors_are_one_line_and_a_status() -> None:
         ("criteo", "criteo-sample", "train.tsv.gz", 7_200),
         ("avazu", "avazu-sample", "train.csv.gz", 8_087),
         ("trivago", "trivago", "impressions.parquet", 312_514),
+        ("amazon-beauty", "amazon-beauty", "interactions.parquet", 198_502),
+        ("amazon-toys", "amazon-toys", "interactions.parquet", 167_597),
+        ("amazon-sports", "amazon-sports", "interactions.parquet", 296_337),
     ],
 )
 def test_the_published_files_are_taken_with_their_checksums(
@@ -920,12 +950,18 @@ def test_negatives_drawn_from_the_real_assignments_have_the_shares_of_the_given_
         ("criteo", "criteo-sample", [7_200, 409, 391]),
         ("avazu", "avazu-sample", [8_087, 480, 432]),
         ("trivago", "trivago", [251_105, 30_094, 31_315]),
+        ("amazon-beauty", "amazon-beauty", [218_100, 44_726, 44_726]),
+        ("amazon-toys", "amazon-toys", [179_898, 38_824, 38_824]),
+        ("amazon-sports", "amazon-sports", [307_890, 71_196, 71_196]),
     ],
 )
 def test_the_schemas_prepare_the_published_files(
     name: str, folder: str, rows: list[int], public_data: Path, tmp_path: Path
 ) -> None:
     raw = get(name, origin=public_data / folder, out=tmp_path)
-    for number, schema in enumerate(sorted(raw.glob("schema*.toml"))):
+    # These hold some of the users, or more negatives.
+    others = {"schema-sample", "schema-gauc"}
+    paths = [path for path in sorted(raw.glob("schema*.toml")) if path.stem not in others]
+    for number, schema in enumerate(paths):
         dataset = prepare(schema, tmp_path / f"prepared-{number}")
         assert [dataset.split(split).rows for split in ("train", "valid", "test")] == rows

@@ -15,6 +15,7 @@ from rankloom.data.split import (
     leave_one_out_split,
     random_split,
     row_draws,
+    rows_of_file,
     stratified_split,
     time_split,
     within_split,
@@ -182,3 +183,22 @@ def test_an_empty_split_that_was_asked_for() -> None:
     ]:
         with pytest.raises(ValueError, match=rf"the {name} split \(kind {split.kind}\) is empty"):
             check_not_empty(split, counts(*rows))
+
+
+def test_a_share_of_a_training_file_is_drawn_for_validation() -> None:
+    split = FileSplit(train="a", test="b", valid_share=0.25, seed=5)
+    whole = rows_of_file(split, 0, 0, 1_000)
+    assert set(whole.tolist()) == {0, 1}
+    assert (whole == 1).sum() == pytest.approx(250, abs=4 * (1_000 * 0.25 * 0.75) ** 0.5)
+    # The same rows whatever the chunks, and none of another file.
+    parts = [rows_of_file(split, 0, start, 100) for start in range(0, 1_000, 100)]
+    assert np.concatenate(parts).tolist() == whole.tolist()
+    assert set(rows_of_file(split, 2, 0, 1_000).tolist()) == {2}
+    assert set(rows_of_file(FileSplit(train="a"), 0, 0, 1_000).tolist()) == {0}
+    other = rows_of_file(split.model_copy(update={"seed": 6}), 0, 0, 1_000)
+    assert other.tolist() != whole.tolist()
+
+
+def test_a_validation_file_and_a_share_are_too_much() -> None:
+    with pytest.raises(ValueError, match="give the validation split's files or its share"):
+        FileSplit(train="a", valid="b", valid_share=0.1)

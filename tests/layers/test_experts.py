@@ -3,16 +3,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankloom.layers.experts import (
-    GateBudget,
-    ReLURouter,
-    Routing,
-    TokenExperts,
-    TopKRouter,
-    balance,
-    gate_size,
-    open_share,
-)
+from rankloom.layers.experts import ExpertLinear, Sparse, TokenExperts, choosing_pays
+from rankloom.layers.routing import ReLURouter, TopKRouter
 from rankloom.layers.token_mlp import TokenMLP, TokenSwiGLU
 
 TOKENS, EXPERTS, DIM, HIDDEN = 3, 4, 5, 6
@@ -80,7 +72,7 @@ def test_both_ways_to_run_equal_one_expert_at_a_time(
 
 
 def test_only_chosen_rows_are_run_and_no_more_than_the_busiest_expert_has() -> None:
-    experts = TokenExperts(1, 2, DIM, HIDDEN)
+    experts = TokenExperts(1, 2, DIM, HIDDEN, sparse=True)
     seen = []
     experts.activation.register_forward_hook(lambda module, args, out: seen.append(out.shape))
     gates = torch.tensor([[[1.0, 0.0]], [[0.0, 2.0]], [[0.0, 1.0]], [[0.0, 0.0]]])
@@ -94,21 +86,129 @@ def test_only_chosen_rows_are_run_and_no_more_than_the_busiest_expert_has() -> N
     assert seen == [(1, 4, 2, HIDDEN)]
 
 
+def test_shared_experts_are_run_for_their_rows_exactly() -> None:
+    experts = TokenExperts(None, 3, DIM, HIDDEN)
+    seen = []
+    experts.activation.register_forward_hook(lambda module, args, out: seen.append(out.shape))
+    gates = torch.tensor([[[1.0, 0, 0], [2.0, 0, 1.0]], [[0.5, 0, 0], [0, 0, 0]]])
+    x = torch.randn(2, 2, DIM)
+    out = experts.run_chosen(x, gates)
+    assert seen == [(3, HIDDEN), (0, HIDDEN), (1, HIDDEN)]
+    assert not out[1, 1].any()
+    torch.testing.assert_close(out, experts.run_all(x, gates))
+
+
+@pytest.mark.parametrize("num_tokens", [None, TOKENS])
 @pytest.mark.parametrize("rows", [0, 3])
-def test_nothing_chosen_gives_zeros(rows: int) -> None:
-    experts = TokenExperts(TOKENS, EXPERTS, DIM, HIDDEN)
+def test_nothing_chosen_gives_zeros(rows: int, num_tokens: int | None) -> None:
+    experts = TokenExperts(num_tokens, EXPERTS, DIM, HIDDEN)
     x, gates = torch.randn(rows, TOKENS, DIM), torch.zeros(rows, TOKENS, EXPERTS)
     for out in (experts.run_chosen(x, gates), experts.run_all(x, gates)):
         assert out.shape == (rows, TOKENS, DIM)
         assert not out.any()
 
 
-def test_switches_decide_which_way_runs() -> None:
+Layer = TokenExperts | ExpertLinear
+
+
+def build(kind: str, sparse: Sparse, dim: int = DIM) -> Layer:
+    if kind == "linear":
+        return ExpertLinear(EXPERTS, dim, dim, sparse=sparse)
+    return TokenExperts(TOKENS if kind == "own" else None, EXPERTS, dim, 2 * dim, sparse=sparse)
+
+
+@pytest.mark.parametrize("kind", ["own", "shared", "linear"])
+def test_switches_decide_which_way_runs(kind: str) -> None:
     x, gates = torch.randn(2, TOKENS, DIM), torch.rand(2, TOKENS, EXPERTS)
-    for sparse, name in ((True, "run_chosen"), (False, "run_all")):
-        experts = TokenExperts(TOKENS, EXPERTS, DIM, HIDDEN, sparse=sparse)
+    for sparse, name in ((True, "run_chosen"), (False, "run_all"), ("auto", "run_all")):
+        experts = build(kind, sparse)
         setattr(experts, name, lambda x, gates: 7 * x)
         assert torch.equal(experts(x, gates), 7 * x)
+
+
+@pytest.mark.parametrize("kind", ["own", "shared", "linear"])
+def test_auto_runs_large_batches_by_choice_and_both_ways_agree(kind: str) -> None:
+    dim = 64
+    experts = build(kind, "auto", dim)
+    one_of_four = torch.eye(EXPERTS)[torch.arange(600 * TOKENS) % EXPERTS].view(600, TOKENS, -1)
+    ran = []
+    for name in ("run_all", "run_chosen"):
+        way = getattr(experts, name)
+        setattr(experts, name, lambda *args, way=way, name=name: (ran.append(name), way(*args))[1])
+    x = torch.randn(600, TOKENS, dim)
+    for gates in (one_of_four[:2], one_of_four, torch.ones_like(one_of_four)):
+        torch.testing.assert_close(
+            experts(x[: len(gates)], gates), experts.run_all(x[: len(gates)], gates)
+        )
+    assert ran[::2] == ["run_all", "run_chosen", "run_all"]
+
+
+def test_when_choosing_pays_worked_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, cost in (("CHOICE", 2), ("EXPERT", 100), ("BATCHED_EXPERT", 10)):
+        monkeypatch.setattr(f"rankloom.layers.experts.{name}_COST", cost)
+
+    def pays(chosen: list[list[int]], multiply_adds: int, shared: bool = True) -> bool:
+        gates = torch.tensor(chosen).float().unsqueeze(1 if shared else 0)
+        return choosing_pays(gates, 5, multiply_adds, shared=shared)
+
+    even = [[1, 0], [0, 1], [1, 0], [0, 1]]
+    # 4 choices of (work + 10) and 2 experts of 100, against 8 times the work
+    assert not pays(even, 60)
+    assert pays(even, 61)
+    uneven = [[1, 0], [1, 0], [1, 0], [1, 0]]
+    assert pays(uneven, 61)
+    # Where every token has its own, each expert gets as many rows as the busiest has.
+    tokens = [[1, 0], [1, 0]]  # of one row: 4 of 4
+    assert not pays(tokens, 10_000, shared=False)
+    gates = torch.tensor([[[1.0, 0]], [[0, 1.0]]])  # two rows of one token: 2 * 1 of 4
+    # 2 of (work + 10) and 2 of 10, against 4 times the work
+    assert not choosing_pays(gates, 5, 20, shared=False)
+    assert choosing_pays(gates, 5, 21, shared=False)
+    assert not choosing_pays(gates.to("meta"), 5, 21, shared=False)
+
+
+def test_compiled_experts_run_for_all_rows() -> None:
+    x, gates = torch.randn(4, 2, DIM), torch.eye(EXPERTS)[:2].expand(4, -1, -1)
+    for kind in ("shared", "linear"):
+        experts = build(kind, True)
+        expected = experts(x, gates)
+        experts.run_chosen = None
+        compiled = torch.compile(experts, backend="aot_eager", fullgraph=True)
+        torch.testing.assert_close(compiled(x, gates), expected)
+
+
+def test_linear_experts_equal_one_at_a_time() -> None:
+    layer = randomise(ExpertLinear(EXPERTS, DIM, 3))
+    router = randomise(TopKRouter(None, DIM, EXPERTS, 2))
+    x = torch.randn(7, TOKENS, DIM, dtype=torch.float64, requires_grad=True)
+    weights = torch.randn(7, TOKENS, 3, dtype=torch.float64)
+
+    def by_token(x: Tensor, gates: Tensor) -> Tensor:
+        rows = zip(x.flatten(0, 1), gates.flatten(0, 1), strict=True)
+        outs = [
+            sum(g * (token @ matrix) for g, matrix in zip(row_gates, layer.weight, strict=True))
+            for token, row_gates in rows
+        ]
+        return torch.stack(outs).view(7, TOKENS, 3)
+
+    results = []
+    for run in (layer.run_all, layer.run_chosen, by_token):
+        out = run(x, router(x).gates.double())
+        inputs = [x, *layer.parameters(), *router.parameters()]
+        results.append([out, *torch.autograd.grad((out * weights).sum(), inputs)])
+    *ways, expected = results
+    for actual in ways:
+        for a, e in zip(actual, expected, strict=True):
+            torch.testing.assert_close(a, e, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("shape", [(0, 2), (3, 0), (3, 2)])
+def test_linear_experts_that_nobody_chose_give_zeros(shape: tuple[int, int]) -> None:
+    layer = ExpertLinear(EXPERTS, DIM, 3)
+    x, gates = torch.randn(*shape, DIM), torch.zeros(*shape, EXPERTS)
+    for out in (layer.run_all(x, gates), layer.run_chosen(x, gates)):
+        assert out.shape == (*shape, 3)
+        assert not out.any()
 
 
 @pytest.mark.parametrize("activation", ["gelu", "swiglu"])
@@ -140,9 +240,10 @@ def test_every_matrix_starts_as_if_alone(activation: str) -> None:
     assert experts.reduce.std().item() == pytest.approx(0.01 * expected, rel=0.05)
 
 
-def test_autocast_gives_both_ways_the_same() -> None:
-    experts = TokenExperts(TOKENS, EXPERTS, DIM, HIDDEN, activation="swiglu")
-    router = TopKRouter(TOKENS, DIM, EXPERTS, 2)
+@pytest.mark.parametrize("num_tokens", [None, TOKENS])
+def test_autocast_gives_both_ways_the_same(num_tokens: int | None) -> None:
+    experts = TokenExperts(num_tokens, EXPERTS, DIM, HIDDEN, activation="swiglu")
+    router = TopKRouter(num_tokens, DIM, EXPERTS, 2)
     x = torch.randn(6, TOKENS, DIM)
     with torch.autocast("cpu", torch.bfloat16):
         gates = router(x).gates
@@ -150,87 +251,3 @@ def test_autocast_gives_both_ways_the_same() -> None:
         ways = [experts.run_all(x, gates), experts.run_chosen(x, gates)]
     assert all(way.dtype == torch.bfloat16 for way in ways)
     torch.testing.assert_close(*ways, rtol=0.05, atol=0.05)
-
-
-def routers_with(router: nn.Module, weight: list[list[float]]) -> nn.Module:
-    with torch.no_grad():
-        router.project.weight.copy_(torch.tensor([weight]))
-    return router
-
-
-def test_routers_worked_by_hand() -> None:
-    x = torch.tensor([[[1.0, 2.0]]])
-    weight = [[1.0, -1.0, 0.0], [1.0, 0.0, 2.0]]  # x W = (3, -1, 4)
-    relu = routers_with(ReLURouter(1, 2, 3), weight)(x)
-    assert relu.gates.tolist() == [[[3.0, 0.0, 4.0]]]
-    assert relu.scores is relu.gates
-    softmax = torch.softmax(torch.tensor([3.0, -1.0, 4.0]), 0)
-    top = routers_with(TopKRouter(1, 2, 3, 2), weight)(x)
-    torch.testing.assert_close(top.scores[0, 0], softmax)
-    torch.testing.assert_close(top.gates[0, 0], softmax * torch.tensor([1.0, 0.0, 1.0]))
-    normalised = routers_with(TopKRouter(1, 2, 3, 2, normalised=True), weight)(x)
-    expected = torch.tensor([1.0, 0.0, torch.e]) / (1 + torch.e)
-    torch.testing.assert_close(normalised.gates[0, 0], expected)
-
-
-@pytest.mark.parametrize("num_active", [0, 4])
-def test_no_more_experts_can_run_than_there_are(num_active: int) -> None:
-    with pytest.raises(ValueError, match=f"got num_active={num_active}, num_experts=3"):
-        TopKRouter(2, 4, 3, num_active)
-
-
-def test_gate_size_and_share_worked_by_hand() -> None:
-    gates = torch.tensor([[[1.0, 0.0], [2.0, 3.0]], [[0.0, 0.0], [0.5, 0.0]]])
-    routing = Routing(gates, gates)
-    assert gate_size(routing).item() == pytest.approx((6.0 + 0.5) / 2)
-    assert open_share([routing]).item() == pytest.approx(4 / 8)
-    none = Routing(torch.zeros(2, 2, 2), torch.zeros(2, 2, 2))
-    assert open_share([routing, none]).item() == pytest.approx(1 / 4)
-
-
-def test_balance_worked_by_hand() -> None:
-    # Token 0: rows choose experts 0, 0, 0, 1; token 1 uses both alike.
-    scores = torch.tensor(
-        [
-            [[0.9, 0.1], [0.6, 0.4]],
-            [[0.8, 0.2], [0.4, 0.6]],
-            [[0.7, 0.3], [0.6, 0.4]],
-            [[0.4, 0.6], [0.4, 0.6]],
-        ]
-    )
-    gates = torch.where(scores > 0.5, scores, 0.0)
-    first = 2 * (0.75 * 0.7 + 0.25 * 0.3)
-    assert balance(Routing(gates, scores)).item() == pytest.approx((first + 1.0) / 2)
-
-
-def test_budget_moves_its_weight_towards_the_wanted_share() -> None:
-    budget = GateBudget(0.5, rate=2.0, start=0.1)
-    full = torch.ones(2, 1, 4, requires_grad=True)
-    many, few = Routing(full, full), Routing(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
-    penalty = budget([many, many])
-    assert penalty.item() == pytest.approx(0.1 * 8)
-    assert budget.weight.item() == pytest.approx(0.2)
-    penalty.backward()
-    torch.testing.assert_close(full.grad, torch.full((2, 1, 4), 0.1))  # 2 layers * 0.1 / 2 rows
-    assert budget([few]).item() == 0
-    assert budget.weight.item() == pytest.approx(0.1)
-    budget([many, few])  # as many as wanted
-    assert budget.weight.item() == pytest.approx(0.1)
-    for _ in range(9):
-        budget([many])
-    assert budget.weight.item() == 1
-    budget.eval()([few])
-    assert budget.weight.item() == 1
-
-
-def test_the_budget_s_weight_comes_back() -> None:
-    budget = GateBudget(0.5).train()
-    for gates, steps in ((torch.zeros(2, 1, 4), 1_000), (torch.ones(2, 1, 4), 60)):
-        for _ in range(steps):
-            budget([Routing(gates, gates)])
-    assert budget.weight > 1e-4
-
-
-def test_balance_of_closed_gates_is_finite() -> None:
-    closed = torch.zeros(2, 1, 4)
-    assert balance(Routing(closed, closed)) == 0

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rankloom.batch import Batch
-from rankloom.layers.losses import ranking_loss, task_losses
+from rankloom.layers.losses import next_event_loss, ranking_loss, task_losses
 
 
 def batch_of(labels, mask=None, weight=None):
@@ -111,3 +111,61 @@ def test_losses_of_tasks_add_up_to_the_ranking_loss():
     losses, whole = task_losses(logits, batch), ranking_loss(logits, batch)
     assert torch.equal(whole.total, losses.sum())
     assert [whole.parts["task_0"], whole.parts["task_1"]] == losses.tolist()
+
+
+def test_the_next_event_is_told_from_the_only_other_one_by_hand():
+    mask = torch.tensor([[False, True, True], [False, False, True], [False, False, False]])
+    states = torch.tensor(
+        [[[9.0, 9.0], [1.0, 2.0], [9.0, 9.0]], [[9.0, 9.0]] * 3, [[9.0, 9.0]] * 3]
+    )
+    events = torch.zeros(3, 3, 2)
+    events[0, 2] = torch.tensor([3.0, -1.0])  # product 1 with the state before it
+    events[1, 2] = torch.tensor([0.0, 0.25])  # product 0.5: the only event of other rows
+    expected = math.log(1 + math.exp(-1.0)) + math.log(1 + math.exp(0.5))
+    assert next_event_loss(states, events, mask).item() == pytest.approx(expected)
+    right = [part.roll(-1, dims=1) for part in (states, events, mask)]  # padding elsewhere
+    assert next_event_loss(*right).item() == pytest.approx(expected)
+
+
+def test_another_comparison_of_state_and_event_takes_the_inner_product_s_place():
+    torch.manual_seed(0)
+    mask = torch.tensor([[False, True, True], [False, False, True]])
+    states, events = torch.randn(2, 3, 2), torch.randn(2, 3, 4)
+    matrix = torch.randn(2, 4)
+    loss = next_event_loss(states, events, mask, lambda s, e: ((s @ matrix) * e).sum(-1))
+    torch.testing.assert_close(loss, next_event_loss(states @ matrix, events, mask))
+
+
+@pytest.mark.parametrize("row", [0, 1, 3])
+def test_the_other_event_is_any_real_one_of_other_rows(row):
+    """At products of zero a state adds -1/2 to its next event's gradient, +1/2 to the other's."""
+    torch.manual_seed(0)
+    lengths = torch.tensor([4, 3, 0, 2])
+    mask = torch.arange(4, 0, -1) <= lengths[:, None]  # [rows, events]
+    pairs, own = int((lengths - 1).clamp(min=0).sum()), int(lengths[row]) - 1
+    states = torch.zeros(4, 4, 1)
+    states[row] = 1.0
+    drawn = torch.zeros(4, 4)
+    for _ in range(300):
+        events = torch.zeros(4, 4, 1, requires_grad=True)
+        next_event_loss(states, events, mask).backward()
+        drawn += events.grad.squeeze(2) * 2 * pairs
+    following = torch.zeros(4)
+    following[4 - own :] = -300.0
+    torch.testing.assert_close(drawn[row], following)
+    others = mask.clone()
+    others[row] = False
+    assert not drawn[~mask].any()
+    expected = 300 * own / int(others.sum())
+    assert (drawn[others] - expected).abs().max() < 5 * expected**0.5
+    assert drawn[others].sum().item() == pytest.approx(300 * own, rel=1e-4)
+
+
+@pytest.mark.parametrize("lengths", [[], [3], [0, 0], [0, 3], [1, 1]])
+def test_without_two_events_or_another_row_there_is_nothing_to_tell(lengths):
+    mask = torch.arange(3, 0, -1) <= torch.tensor(lengths, dtype=torch.int64)[:, None]
+    states = torch.randn(len(lengths), 3, 2, requires_grad=True)
+    loss = next_event_loss(states, torch.randn(len(lengths), 3, 2), mask)
+    loss.backward()
+    assert loss.item() == 0
+    assert not states.grad.any()

@@ -6,8 +6,9 @@ from torch.nn import functional
 from rankloom.batch import Batch
 from rankloom.config import parse_config
 from rankloom.data.examples import example_schema, random_batch
-from rankloom.layers.experts import TokenExperts, gate_size
+from rankloom.layers.experts import TokenExperts
 from rankloom.layers.losses import ranking_loss
+from rankloom.layers.routing import gate_size
 from rankloom.ranking.rankmixer import RankMixer, RankMixerConfig
 
 SCHEMA = example_schema(num_tasks=2)

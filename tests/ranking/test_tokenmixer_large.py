@@ -6,8 +6,8 @@ from torch.nn import functional
 from rankloom.batch import Batch
 from rankloom.config import parse_config
 from rankloom.data.examples import example_schema, random_batch
-from rankloom.layers.experts import balance
 from rankloom.layers.losses import ranking_loss
+from rankloom.layers.routing import balance
 from rankloom.ranking.tokenmixer_large import TokenMixerLarge, TokenMixerLargeConfig
 
 SCHEMA = example_schema(num_tasks=2)

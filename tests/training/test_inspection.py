@@ -11,6 +11,7 @@ from rankloom.data.prepare import prepare
 from rankloom.data.store import Dataset
 from rankloom.data.synthetic import SyntheticConfig, synthetic_table_schema, write_csv
 from rankloom.evaluation.inspection import read_inspection, write_inspection
+from rankloom.evaluation.landscape import LandscapeConfig
 from rankloom.evaluation.spectrum import spectra
 from rankloom.runs.record import write_record
 from rankloom.training.experiment import train
@@ -190,6 +191,67 @@ def test_stacks_over_depth(small_log: Path, runs: tuple[Run, Run], tmp_path: Pat
     alone = inspect_runs(plain, rows=64)  # a stack is enough to inspect
     assert alone.stacks == (theirs,)
     assert read_inspection(write_inspection(tmp_path, found)) == found
+
+
+def test_loops_and_the_loss_around_them(small_log: Path, tmp_path: Path) -> None:
+    """LoopCTR beside the same layers stacked: all depths are seen, served or not."""
+    sizes = {"embedding_dim": 4, "dim": 8, "num_heads": 2, "expansion": 1, "num_experts": 2}
+    sizes |= {"num_active": 1}
+    training = {"epochs": 1, "batch_size": 2048, "learning_rate": 0.01}
+    models: dict[str, dict[str, Any]] = {
+        "loopctr": {"num_loops": 2, "predict_loops": 0},
+        "stackctr": {"num_layers": 1},
+    }
+    loop, stack = (
+        train(
+            make_recipe(
+                small_log / "log",
+                name=name,
+                model={"name": name, **sizes, **settings},
+                training=training,
+            ),
+            out=tmp_path,
+        )
+        for name, settings in models.items()
+    )
+    config = LandscapeConfig(
+        num_directions=2, num_steps=1, num_plane_steps=1, curvature=True, num_iterations=2
+    )
+    weights = {name: value.clone() for name, value in loop.model.state_dict().items()}
+    found = inspect_runs(loop, [stack], rows=60, landscape=config)
+    assert all(torch.equal(value, weights[n]) for n, value in loop.model.state_dict().items())
+    seen = [(one.run, one.padding, len(one.calls)) for one in found.states]
+    # Sequence tokens, then fields, through each; no mask is given for the fields.
+    assert seen == [
+        ("loopctr", "excluded", 2),
+        ("loopctr", "counted", 2),
+        ("stackctr", "excluded", 1),
+        ("stackctr", "counted", 1),
+    ]
+    for states in found.states:
+        assert all(0 < value <= 1.000001 for row in states.cka for value in row)
+    calls = {
+        (one.router, one.padding): len(one.calls) for one in found.routers if one.run == "loopctr"
+    }
+    assert {n for (path, _), n in calls.items() if ".layers.0." in path} == {2}
+    assert {n for (path, _), n in calls.items() if ".exit." in path} == {3}
+    for router in found.routers:
+        assert all(sum(call.share) == pytest.approx(1) for call in router.calls)
+    assert {len(one.calls[0].pre) for one in found.coefficients} == {2}
+    ours, theirs = found.landscapes
+    assert (ours.run, ours.rows, ours.depths, theirs.depths) == ("loopctr", 60, 3, 2)
+    assert any(value != ours.loss for value in ours.curves[0])
+    assert ours.largest_eigenvalue == ours.largest_eigenvalue  # not NaN, empty histories or not
+    # As text, since a first call has no agreement, and NaN is not NaN.
+    read = read_inspection(write_inspection(tmp_path, found))
+    assert read.model_dump_json() == found.model_dump_json()
+
+
+def test_a_landscape_alone_is_enough(runs: tuple[Run, Run]) -> None:
+    crossed, _ = runs
+    config = LandscapeConfig(num_directions=2, num_steps=1, num_plane_steps=0)
+    found = inspect_runs(crossed, rows=50, landscape=config)
+    assert found.landscapes[0].rows == 50
 
 
 def test_infinite_inputs_name_their_layer(small_log: Path, runs: tuple[Run, Run]) -> None:

@@ -1,4 +1,4 @@
-"""`rankloom inspect RUN`: gradients, layer inputs, depth, and gain by feature frequency."""
+"""`rankloom inspect RUN`: gradients, layer inputs, depth, loops, landscape, gain by frequency."""
 
 from pathlib import Path
 from typing import Annotated
@@ -16,20 +16,34 @@ def inspect(
         list[str] | None,
         typer.Option(help="Modules whose inputs get spectra, such as 'layers.*'; may be repeated."),
     ] = None,
-    rows: Annotated[int, typer.Option(help="Most rows for spectra and stacks.")] = 4096,
+    rows: Annotated[int, typer.Option(help="Most rows for all but gains.")] = 4096,
     split: Annotated[str, typer.Option(help="train, valid or test.")] = "test",
     frequency: Annotated[
         str, typer.Option(help="What orders rows by frequency: min, mean or a field.")
     ] = "min",
+    landscape: Annotated[
+        bool, typer.Option("--landscape", help="Measure the loss around the weights.")
+    ] = False,
+    radius: Annotated[
+        float, typer.Option(help="How far: at 1 every weight vector moves by its length.")
+    ] = 1.0,
+    tables: Annotated[
+        bool, typer.Option("--tables", help="Move embedding tables too in the landscape.")
+    ] = False,
+    curvature: Annotated[
+        bool, typer.Option("--curvature", help="Largest Hessian eigenvalue in the landscape.")
+    ] = False,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of inspect.json and its page; default: RUN.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print inspect.json.")] = False,
 ) -> None:
-    """Look into a run: gradients, spectra of layer inputs, its stack, gain over other runs."""
+    """Look into a run: gradients, layer inputs, stacks, loops, loss around it, gain over others."""
     from rankloom.cli.console import STDOUT
+    from rankloom.config import parse_config
     from rankloom.evaluation.inspection import write_inspection
+    from rankloom.evaluation.landscape import LandscapeConfig
     from rankloom.report.inspection import inspection_terminal
     from rankloom.report.inspection_page import write_inspection_page
     from rankloom.training.inspection import inspect_runs
@@ -37,8 +51,16 @@ def inspect(
 
     opened = Run.open(run, dataset=dataset)
     others = [Run.open(folder, dataset=opened.dataset) for folder in against or []]
+    settings = {"radius": radius, "tables": tables, "curvature": curvature}
+    around = parse_config(LandscapeConfig, settings, "landscape")
     inspection = inspect_runs(
-        opened, others, layers=layers or (), rows=rows, split=split, frequency=frequency
+        opened,
+        others,
+        layers=layers or (),
+        rows=rows,
+        split=split,
+        frequency=frequency,
+        landscape=around if landscape else None,
     )
     folder = out or run
     files = [write_inspection(folder, inspection), write_inspection_page(folder, inspection)]

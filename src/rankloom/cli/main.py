@@ -5,6 +5,7 @@ import typer
 from rankloom.cli import (
     compare,
     data,
+    depths,
     evaluate,
     inspect,
     models,
@@ -29,6 +30,7 @@ app.add_typer(schema.app, name="schema")
 app.command("prepare")(show_errors(prepare.prepare))
 app.command("train")(show_errors(train.train))
 app.command("evaluate")(show_errors(evaluate.evaluate))
+app.command("depths")(show_errors(depths.depths))
 app.command("inspect")(show_errors(inspect.inspect))
 app.command("predict")(show_errors(predict.predict))
 app.command("compare")(show_errors(compare.compare))

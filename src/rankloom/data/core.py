@@ -1,14 +1,38 @@
-"""k-core filtering on key columns."""
+"""Which rows of a log stay at all: a sample of a column's values, and k-core filtering."""
 
 from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rankloom.data.keys import Codes
+from rankloom.data.hashing import finish, hash_values
+from rankloom.data.keys import Codes, KeyColumn
 
 
-def core_rows(codes: Mapping[str, Codes], least: Mapping[str, int]) -> NDArray[np.bool_]:
+def sampled_rows(key: KeyColumn, share: float, seed: int) -> NDArray[np.bool_]:
+    """Rows whose value is in the sample: its hash, mixed with the seed, falls below the share.
+
+    Args:
+        key: the column.
+        share: share of the values, about.
+        seed: another seed keeps other values.
+
+    Raises:
+        ValueError: no value is kept.
+    """
+    start = finish(np.array([seed], dtype=np.int64).view(np.uint64))
+    draw = finish(hash_values(key.values) ^ start) >> np.uint64(11)
+    kept = draw.astype(np.float64) * 2.0**-53 < share
+    if not kept.any():
+        raise ValueError(f"the sample (a share of {share} of {len(kept):,} values) is empty")
+    # The last place answers for missing values, whose code is -1.
+    rows: NDArray[np.bool_] = np.append(kept, False)[key.codes]
+    return rows
+
+
+def core_rows(
+    codes: Mapping[str, Codes], least: Mapping[str, int], keep: NDArray[np.bool_] | None = None
+) -> NDArray[np.bool_]:
     """Rows that stay when every value of every column must have that many rows.
 
     Dropping rows of one column takes rows from the others, so it repeats until nothing changes; the
@@ -17,12 +41,13 @@ def core_rows(codes: Mapping[str, Codes], least: Mapping[str, int]) -> NDArray[n
     Args:
         codes: column -> [rows] codes, -1 for missing.
         least: column -> least number of rows of each of its values.
+        keep: [rows]; rows to begin with. None: all.
 
     Raises:
         ValueError: no row is left.
     """
     rows = len(next(iter(codes.values())))
-    keep = np.ones(rows, dtype=np.bool_)
+    keep = np.ones(rows, dtype=np.bool_) if keep is None else keep.copy()
     for column in least:
         keep &= codes[column] >= 0
     kept = -1

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rankloom.data.core import core_rows
+from rankloom.data.core import core_rows, sampled_rows
 from rankloom.data.delimited import Place
 from rankloom.data.derive import derive_columns
 from rankloom.data.history import HistoryIndex, index_history
@@ -40,11 +40,11 @@ class Plan:
     rows: int
     """Rows of the raw table; -1 when they were not counted."""
     keep: NDArray[np.bool_] | None
-    """[rows]; what the core filter left."""
+    """[rows]; what the sample and the core filter left."""
     split: SplitCodes | None
     """[rows]."""
     negatives: Codes | None
-    """[rows, per_positive] codes of items, -1 for none."""
+    """[rows, most of any split] codes of items, -1 for none."""
     histories: tuple[tuple[History, HistoryIndex], ...]
     """One index per declared history."""
     keys: Keys
@@ -52,11 +52,11 @@ class Plan:
 
 
 def make_plan(schema: TableSchema, table: RawTable) -> Plan:
-    """Decide what needs all rows at once: core filter, split, negatives, histories.
+    """Decide what needs all rows at once: sample, core filter, split, negatives, histories.
 
     Raises:
-        ValueError: the table has no rows, a key is missing in one, a time is no number, the core
-            filter leaves nothing, or a split that was asked for is empty.
+        ValueError: the table has no rows, a key is missing in one, a time is no number, the sample
+            or the core filter leaves nothing, or a split that was asked for is empty.
     """
     keys = _collect_keys(schema, table)
     if not keys:
@@ -65,9 +65,12 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
     if not rows:
         raise ValueError(f"{table.files[0].name} has no rows")
     keep = None
+    if schema.sample is not None:
+        sample = schema.sample
+        keep = sampled_rows(keys[sample.column], sample.share, sample.seed)
     if schema.core is not None:
         codes = {name: keys[name].codes for name in schema.core.columns}
-        keep = core_rows(codes, schema.core.columns)
+        keep = core_rows(codes, schema.core.columns, keep)
     kept = np.arange(rows) if keep is None else np.flatnonzero(keep)
     split = None
     if split_keys(schema):
@@ -80,8 +83,9 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
         for name in (spec.user, spec.item):
             require_values(keys[name], name)
         users, items = keys[spec.user].codes[kept], keys[spec.item].codes[kept]
-        negatives = np.full((rows, spec.per_positive), -1, dtype=np.int32)
-        negatives[kept] = draw_negatives(users, items, spec.per_positive, spec.seed)
+        most = max(spec.per_positive, spec.per_held_out or 0)
+        negatives = np.full((rows, most), -1, dtype=np.int32)
+        negatives[kept] = draw_negatives(users, items, most, spec.seed)
     histories = tuple((item, _history(schema, item, keys, keep)) for item in schema.history)
     return Plan(rows, keep, split, negatives, histories, keys)
 
@@ -89,6 +93,8 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
 def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
     """Read every column that something needs over all rows at once."""
     wanted = [*split_keys(schema)]
+    if schema.sample is not None:
+        wanted.append(schema.sample.column)
     if schema.core is not None:
         wanted += schema.core.columns
     if schema.negatives is not None:

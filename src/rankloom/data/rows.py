@@ -1,10 +1,10 @@
 """The raw table as a stream of rows with derived columns, split, negatives and histories.
 
 Rows stream through when each can be judged alone (splits by files, column or plain random draw).
-A split by time, per user or stratified, a core filter, negatives and histories look at all rows
-first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each key column,
-1 for the split, 4 for each negative drawn, and 8 (plus 4 per event) for each history. While these
-are being found, sorting takes about 100 bytes per row more.
+A split by time, per user or stratified, a sample, a core filter, negatives and histories look at
+all rows first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each
+key column, 1 for the split, 4 for each negative drawn, and 8 (plus 4 per event) for each history.
+While these are being found, sorting takes about 100 bytes per row more.
 """
 
 from collections.abc import Iterator
@@ -22,10 +22,13 @@ from rankloom.data.keys import Codes
 from rankloom.data.log_plan import Plan, make_plan
 from rankloom.data.read import CHUNK_ROWS, RawTable, find_files, open_table
 from rankloom.data.split import (
+    TRAIN,
+    VALID,
     SplitCodes,
     check_not_empty,
     column_split,
     random_split,
+    rows_of_file,
 )
 from rankloom.data.table_schema import (
     ColumnSplit,
@@ -90,7 +93,9 @@ class RowStream:
                 is empty, or the files changed since they were opened.
         """
         negatives = self.schema.negatives
-        copies = 1 if negatives is None else 1 + negatives.per_positive
+        copies = 1
+        if negatives is not None:
+            copies += max(negatives.per_positive, negatives.per_held_out or 0)
         events = sum(item.max_length * len(item.members) for item in self.schema.history)
         read = max(1, min(rows, CHUNK_EVENTS // max(1, events)) // copies)
         counts = np.zeros(3, dtype=np.int64)
@@ -120,7 +125,7 @@ class RowStream:
         if self._plan.split is not None:
             return self._plan.split[first : first + frame.height]
         if isinstance(split, FileSplit):
-            return np.full(frame.height, self._file_split[file], dtype=np.int8)
+            return rows_of_file(split, self._file_split[file], first, frame.height)
         if isinstance(split, ColumnSplit):
             return column_split(split, frame[split.column], place)
         if isinstance(split, RandomSplit):
@@ -132,8 +137,10 @@ class RowStream:
         plan = self._plan
         rows = np.arange(first, first + frame.height)
         numbers = rows + (place.first_row - first)
-        if plan.keep is not None:
-            keep = plan.keep[rows]
+        keep = np.ones(len(rows), dtype=np.bool_) if plan.keep is None else plan.keep[rows]
+        for history, index in plan.histories:
+            keep &= index.length[rows] >= history.min_length
+        if not keep.all():
             frame, split = frame.filter(pl.Series(keep)), split[keep]
             rows, numbers = rows[keep], numbers[keep]
         added: list[pl.Series] = []
@@ -147,10 +154,19 @@ class RowStream:
             ]
         frame = frame.with_columns(added)
         if self.schema.negatives is not None and plan.negatives is not None:
-            drawn = plan.negatives[rows]
+            drawn = self._drawn(plan.negatives[rows], split)
             frame, source = self._with_negatives(frame, drawn)
             split, numbers = split[source], numbers[source]
         return Chunk(frame.select(self.columns), split, place.file, numbers)
+
+    def _drawn(self, drawn: Codes, split: SplitCodes) -> Codes:
+        """As many of the drawn items of each row as its split asks for, -1 in place of others."""
+        spec = self.schema.negatives
+        assert spec is not None
+        if spec.per_held_out is not None:
+            drawn[split == TRAIN, spec.per_positive :] = -1
+            drawn[split >= VALID, spec.per_held_out :] = -1
+        return drawn
 
     def _with_negatives(
         self, frame: pl.DataFrame, drawn: Codes
@@ -164,7 +180,7 @@ class RowStream:
         assert spec is not None
         logged = np.full((len(drawn), 1), -2, dtype=np.int32)
         codes = np.hstack([logged, drawn]).ravel()
-        source = np.repeat(np.arange(len(drawn)), 1 + spec.per_positive)
+        source = np.repeat(np.arange(len(drawn)), codes.size // max(len(drawn), 1))
         there = codes != -1
         codes, source = codes[there], source[there]
         frame = frame[source]
@@ -180,8 +196,8 @@ class RowStream:
 def open_rows(schema: TableSchema, root: Path) -> RowStream:
     """Open the main table of a declaration.
 
-    Order of work: derived columns, core filter, split, histories, negatives. Negatives of a row go
-    to its split and share its histories; they are events of nobody's history.
+    Order of work: derived columns, sample, core filter, split, histories, negatives. Negatives of
+    a row go to its split and share its histories; they are events of nobody's history.
 
     Args:
         schema: the declaration.
@@ -221,9 +237,19 @@ def _files(schema: TableSchema, root: Path) -> tuple[tuple[str, ...], tuple[int,
 
 
 def _notes(schema: TableSchema, plan: Plan) -> Iterator[str]:
-    if schema.core is not None and plan.keep is not None:
-        kept = int(plan.keep.sum())
-        yield f"the core filter kept {kept:,} of {plan.rows:,} rows"
+    filters = {"sample": schema.sample, "core filter": schema.core}
+    if plan.keep is not None:
+        named = " and the ".join(name for name, given in filters.items() if given is not None)
+        yield f"the {named} kept {int(plan.keep.sum()):,} of {plan.rows:,} rows"
+    for history, index in plan.histories:
+        if history.min_length:
+            short = index.length < history.min_length
+            if plan.keep is not None:
+                short &= plan.keep
+            yield (
+                f"{int(short.sum()):,} rows have fewer than {history.min_length} events in "
+                f"{history.name} and are left out"
+            )
     if schema.negatives is not None and plan.negatives is not None:
         without = plan.negatives[:, 0] < 0
         if plan.keep is not None:

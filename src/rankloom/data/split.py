@@ -39,6 +39,21 @@ def random_split(split: RandomSplit, first_row: int, rows: int) -> SplitCodes:
     return codes
 
 
+def rows_of_file(split: FileSplit, code: int, first_row: int, rows: int) -> SplitCodes:
+    """The split of a file's rows; some of a training file's may be drawn for validation.
+
+    Args:
+        split: the declaration.
+        code: split of the file.
+        first_row: number of the first row among all rows of the table.
+        rows: number of rows.
+    """
+    codes = np.full(rows, code, dtype=np.int8)
+    if code == TRAIN and split.valid_share:
+        codes[row_draws(split.seed, first_row, rows) < split.valid_share] = VALID
+    return codes
+
+
 def stratified_split(split: RandomSplit, strata: Codes) -> SplitCodes:
     """Random within every value of a column; each value's shares are exact up to rounding.
 
@@ -122,7 +137,7 @@ def held_out(rows: int, valid: float, test: float, least: int) -> tuple[int, int
 def asked_for(split: Split) -> tuple[bool, bool, bool]:
     """Which of train, valid and test the declaration asks for."""
     if isinstance(split, FileSplit):
-        return True, split.valid is not None, split.test is not None
+        return True, split.valid is not None or split.valid_share > 0, split.test is not None
     if isinstance(split, ColumnSplit):
         # The names have defaults, so that a column without validation rows is nothing wrong.
         usual = ColumnSplit(column=split.column)

@@ -66,10 +66,21 @@ class History(Config):
     """Columns of the log that the events carry; the first is the item. Features share tables."""
     max_length: int = Field(50, gt=0)
     """Newest events kept."""
+    min_length: int = Field(0, ge=0)
+    """Rows with fewer events are left out; they are events of later rows all the same."""
     only_label: str | None = None
     """Label that an event must be positive in to enter; None: every event enters."""
     with_time: bool = False
     """Whether the group carries the events' times."""
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        if self.min_length > self.max_length:
+            raise ValueError(
+                f"history {self.name}: min_length must not be above max_length; got "
+                f"min_length={self.min_length}, max_length={self.max_length}"
+            )
+        return self
 
 
 class Negatives(Config):
@@ -77,6 +88,8 @@ class Negatives(Config):
 
     per_positive: int = Field(1, gt=0)
     """Negatives drawn for each positive row."""
+    per_held_out: int | None = Field(None, gt=0)
+    """The same for rows of the validation and test splits; None: as many as in training."""
     user: str
     """Column of the user; an item of the user's own log is never drawn."""
     item: str
@@ -85,6 +98,21 @@ class Negatives(Config):
     """Label column to create: 1 for logged rows, 0 for drawn ones."""
     seed: int = 0
     """Seed of the draw."""
+
+
+class Sample(Config):
+    """Some values of a column (users, say), with all of their rows.
+
+    Whether a value is kept depends on the value and the seed alone: a larger share keeps what a
+    smaller one does, and another version of the log keeps the same values.
+    """
+
+    column: str
+    """The column; rows without a value are left out."""
+    share: float = Field(gt=0, lt=1)
+    """Share of the values that are kept, about."""
+    seed: int = 0
+    """Another seed keeps other values."""
 
 
 class Core(Config):
@@ -241,6 +269,16 @@ class FileSplit(Config):
     """Files of the validation split."""
     test: str | tuple[str, ...] | None = None
     """Files of the test split."""
+    valid_share: float = Field(0.0, ge=0, lt=1)
+    """Share of the training files' rows that are drawn for validation, where it has no file."""
+    seed: int = 0
+    """Seed of that draw."""
+
+    @model_validator(mode="after")
+    def _one_validation_split(self) -> Self:
+        if self.valid is not None and self.valid_share:
+            raise ValueError("give the validation split's files or its share, not both")
+        return self
 
 
 class ColumnSplit(Config):
@@ -326,8 +364,10 @@ class TableSchema(Config):
     """Entity tables."""
     derive: tuple[Derive, ...] = ()
     """Columns computed from raw ones."""
+    sample: Sample | None = None
+    """Keep some users (or other values of a column) only, before everything else."""
     core: Core | None = None
-    """k-core filter, before everything else."""
+    """k-core filter, on what the sample left."""
     negatives: Negatives | None = None
     """Negative sampling; runs after the split, inside each split."""
     history: tuple[History, ...] = ()

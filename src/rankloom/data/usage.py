@@ -119,6 +119,8 @@ def _uses(schema: TableSchema) -> Iterable[Use]:
     if isinstance(schema.split, ColumnSplit):
         yield schema.split.column, "category"
     yield from ((name, None) for name in split_keys(schema))
+    if schema.sample is not None:
+        yield schema.sample.column, None
     if schema.core is not None:
         yield from ((name, None) for name in schema.core.columns)
     if schema.negatives is not None:

@@ -12,6 +12,8 @@ from pydantic import Field
 from rankloom.config import Config, parse_config, read_json_values
 from rankloom.evaluation.depth import StackDepth
 from rankloom.evaluation.frequency import Decile
+from rankloom.evaluation.landscape import Landscape
+from rankloom.evaluation.loops import RouterUse, StateSimilarity, StreamCoefficients
 from rankloom.evaluation.spectrum import Spectrum
 from rankloom.runs.atomic import write_text
 from rankloom.runs.record import Number
@@ -91,6 +93,14 @@ class Inspection(Config):
     """Layers by run."""
     stacks: tuple[StackDepth, ...] = ()
     """Stacks of token layers by run."""
+    states: tuple[StateSimilarity, ...] = ()
+    """Loops and lists of token layers by run: how alike their states are."""
+    routers: tuple[RouterUse, ...] = ()
+    """Routers of experts by run."""
+    coefficients: tuple[StreamCoefficients, ...] = ()
+    """Coefficients of hyper-connections by run."""
+    landscapes: tuple[Landscape, ...] = ()
+    """The loss around the weights, by run; empty where it was not asked for."""
     gains: tuple[FrequencyGain, ...] = ()
     """One per other run and task."""
 

@@ -22,6 +22,8 @@ class PaddedEvents:
     """True at real events."""
     time: Int[Tensor, "batch events"] | None = None
     """int64 seconds, 0 at padding; None where the data has none."""
+    ids: Int[Tensor, "batch events id_columns"] | None = None
+    """int32 ids as in the group, 0 at padding; None where the vectors are not an event's own."""
 
 
 def latest_events(
@@ -137,9 +139,8 @@ class EventEmbedding(nn.Module):
             projected = projection(events.vectors[vector.name])
             parts.append(at_positions(index, projected).unsqueeze(2))
         x = parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
-        return PaddedEvents(
-            x, mask, None if events.time is None else at_positions(index, events.time)
-        )
+        time = None if events.time is None else at_positions(index, events.time)
+        return PaddedEvents(x, mask, time, ids)
 
     def _member_means(
         self, vectors: Float[Tensor, "batch length columns dim"], ids: Tensor

@@ -1,148 +1,61 @@
-"""Experts of tokens: routers, experts that run for all rows or for chosen ones, and penalties.
+"""Experts of tokens, run for all rows or for the rows that chose them.
 
-Sources: Shazeer et al., ICLR 2017, arXiv:1701.06538 (top k); Wang et al., 2024, arXiv:2412.14711
-    (ReLU routing and its budget); Fedus et al., JMLR 2022, arXiv:2101.03961 (balance).
-Equations, for one token x and its experts E_1 ... E_n:
-    y = sum_i g_i E_i(x)
-    ReLU        g = ReLU(W x + b), s = g
-    top k       s = softmax(W x + b), g_i = s_i where s_i is among the k largest, else 0
-    gate size   sum of g over tokens and experts, mean over rows
-    balance     n sum_i f_i P_i per token: f_i the share of all choices that fell on i, P_i mean s_i
+Source: Shazeer et al., ICLR 2017, arXiv:1701.06538. The gates come from `routing`.
+Equation, for one token x and its experts E_1 ... E_n: y = sum_i g_i E_i(x)
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankloom.layers.token_mlp import token_linear
+Sparse = bool | Literal["auto"]
+"""Whether experts run only for the rows whose gate is not zero; auto: where that is faster.
+
+Then the rows of an expert follow the data, so what is compiled or exported runs all for all rows.
+"""
+
+CHOICE_COST = 64
+"""What it takes to hand a row to an expert and to add its output to those of the row's others, per
+unit of the row's width: as long as so many multiply-adds. This and the two below are set after the
+one-thread times of `benchmarks/experts.py`, so that a choice of rows seldom costs time."""
+EXPERT_COST = 800_000
+"""What it takes to run one more expert by itself, in the same unit."""
+BATCHED_EXPERT_COST = 50_000
+"""The same where all experts are one batched product."""
 
 
-@dataclass(frozen=True)
-class Routing:
-    """What a router says of every token."""
+def choosing_pays(
+    gates: Float[Tensor, "batch tokens experts"],
+    dim: int,
+    multiply_adds: int,
+    *,
+    shared: bool,
+) -> bool:
+    """Whether experts are run sooner for the rows that chose them than for all.
 
-    gates: Float[Tensor, "batch tokens experts"]
-    """Weights of the experts' outputs; an expert with weight 0 need not run."""
-    scores: Float[Tensor, "batch tokens experts"]
-    """What the gates were chosen from."""
-
-
-class ReLURouter(nn.Module):
-    """Gates that are linear where positive: each token runs as many experts as it wants.
-
-    Args:
-        num_tokens: tokens, each with weights of its own; None: all share theirs.
-        dim: width of a token.
-        num_experts: experts of a token.
-    """
-
-    def __init__(self, num_tokens: int | None, dim: int, num_experts: int) -> None:
-        super().__init__()
-        self.project = token_linear(num_tokens, dim, num_experts)
-
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Routing:
-        """The gates, which are the scores."""
-        gates = functional.relu(self.project(x))
-        return Routing(gates, gates)
-
-
-class TopKRouter(nn.Module):
-    """The largest of a softmax over the experts.
+    On other devices than a CPU the answer is no: counting the choices would make them wait.
 
     Args:
-        num_tokens: tokens, each with weights of its own; None: all share theirs.
-        dim: width of a token.
-        num_experts: experts of a token.
-        num_active: experts that run for a token.
-        normalised: whether the gates of a token's chosen experts sum to one.
-
-    Raises:
-        ValueError: more experts are to run than there are, or none.
+        gates: weights of the experts' outputs.
+        dim: width of a row.
+        multiply_adds: of one expert for one row.
+        shared: whether tokens share their experts.
     """
-
-    def __init__(
-        self,
-        num_tokens: int | None,
-        dim: int,
-        num_experts: int,
-        num_active: int,
-        *,
-        normalised: bool = False,
-    ) -> None:
-        super().__init__()
-        if not 1 <= num_active <= num_experts:
-            raise ValueError(
-                "num_active must be between 1 and num_experts; "
-                f"got num_active={num_active}, num_experts={num_experts}"
-            )
-        self.num_active = num_active
-        self.normalised = normalised
-        self.project = token_linear(num_tokens, dim, num_experts)
-
-    def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Routing:
-        """The gates, and the softmax as scores; both float32 at least."""
-        x = self.project(x)
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        scores = torch.softmax(x, dim=-1, dtype=dtype)
-        largest, index = scores.topk(self.num_active, dim=-1)  # [batch, tokens, num_active]
-        if self.normalised:
-            largest = largest / largest.sum(-1, keepdim=True)
-        return Routing(torch.zeros_like(scores).scatter(-1, index, largest), scores)
-
-
-def gate_size(routing: Routing) -> Float[Tensor, ""]:
-    """The gates' sum over tokens and experts, mean over rows: what keeps ReLU gates at zero."""
-    return routing.gates.float().sum((1, 2)).mean()
-
-
-def balance(routing: Routing) -> Float[Tensor, ""]:
-    """Experts times the product of share of choices and mean score; 1 where all are used alike.
-
-    Per token, then the mean. Where tokens share a router, lay them along the rows first.
-    """
-    chosen = (routing.gates != 0).float().mean(0)  # [tokens, experts]
-    share = chosen / chosen.sum(-1, keepdim=True).clamp(min=torch.finfo(chosen.dtype).tiny)
-    num_experts = routing.gates.shape[2]
-    return num_experts * (share * routing.scores.float().mean(0)).sum(-1).mean()
-
-
-class GateBudget(nn.Module):
-    """A weight of `gate_size` that grows while more gates are open than wanted, else shrinks.
-
-    Args:
-        active_share: share of the gates that shall be open.
-        rate: factor by which the weight changes per training step.
-        start: the first weight.
-    """
-
-    weight: Tensor
-    """Scalar from `start`, below which it would not come back, to one."""
-
-    def __init__(self, active_share: float, *, rate: float = 1.2, start: float = 1e-8) -> None:
-        super().__init__()
-        self.active_share = active_share
-        self.rate = rate
-        self.start = start
-        self.register_buffer("weight", torch.tensor(start))
-
-    def forward(self, routings: Sequence[Routing]) -> Float[Tensor, ""]:
-        """The weighted penalty, summed over layers; in training the weight is moved after it."""
-        weight = self.weight.clone()  # backward needs the value that was used
-        penalty = weight * torch.stack([gate_size(routing) for routing in routings]).sum()
-        if self.training:
-            excess = torch.sign(open_share(routings) - self.active_share)
-            self.weight.mul_(self.rate**excess).clamp_(self.start, 1.0)
-        return penalty
-
-
-def open_share(routings: Sequence[Routing]) -> Float[Tensor, ""]:
-    """Share of all gates that are open, mean over layers."""
-    return torch.stack([(routing.gates != 0).float().mean() for routing in routings]).mean()
+    if gates.device.type != "cpu" or torch.compiler.is_compiling():
+        return False
+    num_sets, num_experts = 1 if shared else gates.shape[1], gates.shape[2]
+    work = gates.numel() * multiply_adds
+    start = num_sets * num_experts * (EXPERT_COST if shared else BATCHED_EXPERT_COST)
+    if work <= start:  # most calls at serving: the gates need not be looked at
+        return False
+    if shared:
+        choices = int(torch.count_nonzero(gates))
+    else:  # all are given as many rows as the busiest
+        choices = int((gates != 0).sum(0).max()) * num_sets * num_experts
+    return choices * (multiply_adds + CHOICE_COST * dim) + start < work
 
 
 class _SwiGLU(nn.Module):
@@ -162,8 +75,7 @@ class TokenExperts(nn.Module):
         activation: gelu, W2 GELU(W1 x + b1) + b2, or swiglu, as `TokenSwiGLU`.
         dropout: share of hidden units dropped in training.
         down_scale: the starting values of the last matrix are this much smaller than usual.
-        sparse: whether a call runs experts only for rows whose gate is not zero. Then the rows per
-            expert follow the data, so what is compiled or exported runs them for all rows.
+        sparse: whether a call runs experts only for rows whose gate is not zero.
     """
 
     def __init__(
@@ -176,7 +88,7 @@ class TokenExperts(nn.Module):
         activation: Literal["gelu", "swiglu"] = "gelu",
         dropout: float = 0.0,
         down_scale: float = 1.0,
-        sparse: bool = True,
+        sparse: Sparse = "auto",
     ) -> None:
         super().__init__()
         sets = 1 if num_tokens is None else num_tokens
@@ -207,9 +119,17 @@ class TokenExperts(nn.Module):
         gates: Float[Tensor, "batch tokens experts"],
     ) -> Float[Tensor, "batch tokens dim"]:
         """The weighed sum of the experts' outputs."""
-        if self.sparse and not torch.compiler.is_compiling():
+        if self.chooses(gates):
             return self.run_chosen(x, gates)
         return self.run_all(x, gates)
+
+    def chooses(self, gates: Float[Tensor, "batch tokens experts"]) -> bool:
+        """Whether a call with these gates is `run_chosen`, else `run_all`."""
+        if self.sparse == "auto":
+            multiply_adds = self.expand[0, 0].numel() + self.reduce[0, 0].numel()
+            dim = self.expand.shape[3]
+            return choosing_pays(gates, dim, multiply_adds, shared=self.shared)
+        return self.sparse and not torch.compiler.is_compiling()
 
     def run_all(
         self,
@@ -235,29 +155,52 @@ class TokenExperts(nn.Module):
     ) -> Float[Tensor, "batch tokens dim"]:
         """The sum, experts run for the rows with a gate other than zero.
 
-        Every expert is given as many rows as the busiest has, the rest of them with gate zero: one
-        batched product serves all, at the cost of the busiest.
+        Where tokens share their experts, each of these is run for the rows that chose it, however
+        uneven the choice is. Where every token has its own there are many of them, with few rows
+        each: they are given as many rows as the busiest has, the rest of these with gate zero, so
+        that one batched product serves all.
         """
         rows, weights = self._by_set(x), self._by_set(gates).mT  # weights: [sets, experts, rows]
+        if self.shared:
+            out, place = self._each_its_rows(rows[0], weights[0])
+        else:
+            out, place = self._as_many_as_the_busiest(rows, weights)
+        total = _sum_by_row(out, place, rows.shape[0] * rows.shape[1])
+        return self._by_token(torch.unflatten(total, 0, rows.shape[:2]), x)
+
+    def _each_its_rows(
+        self, rows: Float[Tensor, "rows dim"], weights: Float[Tensor, "experts rows"]
+    ) -> tuple[Float[Tensor, "choices dim"], Int[Tensor, " choices"]]:
+        """Weighed outputs of every expert one after another, and the rows they belong to."""
+        place, given, counts = _choices(weights)
+        chosen = torch.split(rows.index_select(0, place), counts)
+        outs = []
+        for x, up, up_bias, down, down_bias in zip(
+            chosen, *(part[0].unbind(0) for part in self._parts()), strict=True
+        ):
+            hidden = self.dropout(self.activation(functional.linear(x, up, up_bias)))
+            outs.append(torch.addmm(down_bias, hidden, down))
+        out = torch.cat(outs)
+        return out * given.to(out.dtype), place
+
+    def _as_many_as_the_busiest(
+        self, rows: Float[Tensor, "sets rows dim"], weights: Float[Tensor, "sets experts rows"]
+    ) -> tuple[Float[Tensor, "choices dim"], Int[Tensor, " choices"]]:
+        """Weighed outputs of every set's experts, and the rows they belong to, set after set."""
         chosen = weights != 0
         busiest = int(chosen.sum(-1).max())
         index = chosen.to(torch.float32).topk(busiest, dim=-1, sorted=False).indices
         given = weights.gather(2, index).flatten(0, 1).unsqueeze(-1)  # [sets * experts, busiest, 1]
-        first = rows.shape[1] * torch.arange(len(rows), device=x.device)
+        first = rows.shape[1] * torch.arange(len(rows), device=rows.device)
         place = (index + first[:, None, None]).flatten(0, 1)  # [sets * experts, busiest]
-        hidden = torch.baddbmm(
-            self.expand_bias.flatten(0, 1).unsqueeze(1),
-            rows.flatten(0, 1)[place],
-            self.expand.flatten(0, 1).mT,
-        )
+        up, up_bias, down, down_bias = (part.flatten(0, 1) for part in self._parts())
+        hidden = torch.baddbmm(up_bias.unsqueeze(1), rows.flatten(0, 1)[place], up.mT)
         hidden = self.dropout(self.activation(hidden))  # [sets * experts, busiest, hidden_dim]
-        out = torch.baddbmm(
-            self.reduce_bias.flatten(0, 1).unsqueeze(1), hidden, self.reduce.flatten(0, 1)
-        )
-        out = (out * given.to(out.dtype)).flatten(0, 1)
-        total = out.new_zeros(rows.shape[0] * rows.shape[1], out.shape[-1])
-        total = total.index_add(0, place.flatten(), out)
-        return self._by_token(torch.unflatten(total, 0, rows.shape[:2]), x)
+        out = torch.baddbmm(down_bias.unsqueeze(1), hidden, down)
+        return (out * given.to(out.dtype)).flatten(0, 1), place.flatten()
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self.expand, self.expand_bias, self.reduce, self.reduce_bias
 
     def _by_set(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "sets rows width"]:
         """Rows of every token, or of all tokens where they share their experts."""
@@ -271,3 +214,79 @@ class TokenExperts(nn.Module):
         if self.shared:
             return torch.unflatten(out[0], 0, x.shape[:2])
         return out.transpose(0, 1)
+
+
+class ExpertLinear(nn.Module):
+    """sum_e g_e x W[e] over every token: linear layers without biases, weighed by gates.
+
+    The gates weigh what the experts read, not what they give: all experts are then one matrix
+    product over the weighed copies of a token, side by side, and their sum is part of it.
+
+    Args:
+        num_experts: linear layers.
+        in_dim: width of a token.
+        out_dim: width of a token after it.
+        sparse: whether a call runs experts only for tokens whose gate is not zero.
+    """
+
+    def __init__(
+        self, num_experts: int, in_dim: int, out_dim: int, *, sparse: Sparse = "auto"
+    ) -> None:
+        super().__init__()
+        self.sparse = sparse
+        self.weight = nn.Parameter(torch.empty(num_experts, in_dim, out_dim))
+        """[experts, in_dim, out_dim]; xavier-normal for each expert."""
+        for matrix in self.weight.detach():
+            nn.init.xavier_normal_(matrix)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens in_dim"],
+        gates: Float[Tensor, "batch tokens experts"],
+    ) -> Float[Tensor, "batch tokens out_dim"]:
+        """The weighed sum."""
+        if self.chooses(gates):
+            return self.run_chosen(x, gates)
+        return self.run_all(x, gates)
+
+    def chooses(self, gates: Float[Tensor, "batch tokens experts"]) -> bool:
+        """Whether a call with these gates is `run_chosen`, else `run_all`."""
+        if self.sparse == "auto":
+            return choosing_pays(gates, self.weight.shape[1], self.weight[0].numel(), shared=True)
+        return self.sparse and not torch.compiler.is_compiling()
+
+    def run_all(
+        self,
+        x: Float[Tensor, "batch tokens in_dim"],
+        gates: Float[Tensor, "batch tokens experts"],
+    ) -> Float[Tensor, "batch tokens out_dim"]:
+        """The sum, every expert run for every token: one matrix product."""
+        weighed = x.unsqueeze(2) * gates.unsqueeze(3).to(x.dtype)  # [batch, tokens, experts, in]
+        return weighed.flatten(2) @ self.weight.flatten(0, 1)
+
+    def run_chosen(
+        self,
+        x: Float[Tensor, "batch tokens in_dim"],
+        gates: Float[Tensor, "batch tokens experts"],
+    ) -> Float[Tensor, "batch tokens out_dim"]:
+        """The sum, each expert run for the tokens with a gate other than zero."""
+        rows = x.flatten(0, 1)
+        place, given, counts = _choices(gates.flatten(0, 1).mT)
+        weighed = torch.split(rows.index_select(0, place) * given.to(x.dtype), counts)
+        out = torch.cat([a @ b for a, b in zip(weighed, self.weight.unbind(0), strict=True)])
+        return torch.unflatten(_sum_by_row(out, place, len(rows)), 0, x.shape[:2])
+
+
+def _choices(
+    weights: Float[Tensor, "experts rows"],
+) -> tuple[Int[Tensor, " choices"], Float[Tensor, "choices 1"], list[int]]:
+    """Rows that chose an expert, one expert after another, their weights, and how many each."""
+    expert, place = weights.nonzero(as_tuple=True)
+    counts: list[int] = (weights != 0).sum(1).tolist()
+    return place, weights[expert, place].unsqueeze(1), counts
+
+
+def _sum_by_row(
+    out: Float[Tensor, "choices dim"], place: Int[Tensor, " choices"], num_rows: int
+) -> Float[Tensor, "num_rows dim"]:
+    return out.new_zeros(num_rows, out.shape[1]).index_add(0, place, out)

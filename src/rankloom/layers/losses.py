@@ -8,9 +8,11 @@ where m is the label mask and w the weight (both 1 when the batch has none). The
 over tasks. A task of which the batch knows no label (or only rows of weight 0) contributes 0.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rankloom.batch import Batch
@@ -70,6 +72,58 @@ def task_losses(
     if batch.label_mask is None and batch.weight is None:
         return each.mean(0)
     return _known_mean(each, batch)
+
+
+def next_event_loss(
+    states: Float[Tensor, "batch events state_dim"],
+    events: Float[Tensor, "batch events dim"],
+    mask: Bool[Tensor, "batch events"],
+    compare: Callable[[Tensor, Tensor], Tensor] | None = None,
+) -> Float[Tensor, ""]:
+    """How well the state of each event tells the event after it from one of another row.
+
+    Source: Zhou et al., AAAI 2019, arXiv:1809.03672 (DIEN), equation 6: the mean over all pairs of
+    a state and the event after it of
+
+        -ln sigmoid(<state, next event>) - ln(1 - sigmoid(<state, other event>))
+
+    The paper samples other items than the one that was clicked. Here the other event is drawn among
+    all real events of the batch's other rows, all equally likely, from torch's default generator;
+    its vector is trained too. Computed in float32 whatever the precision of the states.
+
+    Args:
+        states: what a model knows after each event.
+        events: the events' own vectors.
+        mask: True at real events, which stand side by side.
+        compare: scores of states [batch, events - 1, state_dim] and as many events, without their
+            last axis; None: inner products, of equal widths.
+
+    Returns:
+        The mean; 0 where no row has two events or only one row has any.
+    """
+    counts = mask.sum(1)
+    ends = counts.cumsum(0)
+    others = (ends[-1:] - counts)[:, None]  # [batch, 1]: real events of the other rows
+    # Real events are numbered over all rows. A draw among the others leaves out the row's own.
+    drawn = (torch.rand(mask.shape, device=mask.device) * others).long()
+    drawn = torch.minimum(drawn, others - 1)  # a product may round up
+    own = drawn >= (ends - counts)[:, None]
+    drawn = drawn + own * counts[:, None]
+    place = torch.searchsorted(mask.flatten().cumsum(0), (drawn + 1).flatten())
+    other = events.flatten(0, 1).index_select(0, place).view_as(events)
+    score = _inner_product if compare is None else compare
+    before = states[:, :-1]
+    each = F.softplus(-score(before, events[:, 1:]).float())
+    each = each + F.softplus(score(before, other[:, 1:]).float())
+    known = mask[:, :-1] & mask[:, 1:] & (others > 0)
+    # Padding has no gradient, whatever its scores are.
+    return each.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+
+
+def _inner_product(
+    states: Float[Tensor, "batch events dim"], events: Float[Tensor, "batch events dim"]
+) -> Float[Tensor, "batch events"]:
+    return (states.float() * events.float()).sum(-1)
 
 
 def _known_mean(each: Float[Tensor, "batch tasks"], batch: Batch) -> Float[Tensor, " tasks"]:

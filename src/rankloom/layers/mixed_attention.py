@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from rankloom.layers.attention import attention, split_heads
+from rankloom.layers.candidates import CandidateRows
 from rankloom.layers.mlp import linear
 from rankloom.layers.token_mlp import token_linear
 from rankloom.layers.tokens.copies import copy_tokens
@@ -97,8 +98,7 @@ class EventPass:
 class FieldPass:
     """Fields of candidates alone, each row against the events of its request.
 
-    The candidates of a request attend to its keys and values as they lie, without a copy for each:
-    their queries are laid side by side, as many for every request as the largest one has.
+    The candidates of a request attend to its keys and values as they lie, without a copy for each.
 
     Args:
         cache: the encoded events.
@@ -119,15 +119,7 @@ class FieldPass:
         self._causal = causal
         self._cache = cache
         self._layer = 0
-        request = request.long()
-        counts = torch.bincount(request, minlength=cache.keys[0].shape[0])
-        self._width = max(int(counts.max()), 1) if counts.numel() else 1
-        """Candidates of the largest request."""
-        order = request.argsort(stable=True)
-        starts = counts.cumsum(0) - counts
-        place = torch.arange(len(request), device=request.device) - starts[request[order]]
-        self._slot = torch.empty_like(order).scatter_(0, order, place) + request * self._width
-        """[candidates]: each one's row in [requests * width]."""
+        self._rows = CandidateRows(request, cache.keys[0].shape[0])
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, num_heads: int, dropout: float) -> Tensor:
         """One softmax over the request's events and the candidate's own fields."""
@@ -136,34 +128,12 @@ class FieldPass:
             for kept in (self._cache.keys, self._cache.values)
         )
         self._layer += 1
-        q, k, v = (self._side_by_side(part, num_heads) for part in (q, k, v))
-        q = q * q.shape[-1] ** -0.5
-        fields, events = q.shape[3], events_k.shape[2]
-        past = q.flatten(2, 3) @ events_k.mT  # [requests, heads, width * fields, events]
-        if self._cache.mask is not None:
-            real = self._cache.mask[:, None, None, self._cache.mask.shape[1] - events :]
-            past = past.masked_fill(~real, -torch.inf)
-        own = q @ k.mT
-        if self._causal:
-            before = torch.ones(fields, fields, dtype=torch.bool, device=q.device).tril()
-            own = own.masked_fill(~before, -torch.inf)
-        # [requests, heads, width, fields, events + fields]
-        scores = torch.cat([torch.unflatten(past, 2, (-1, fields)), own], dim=-1)
-        weights = torch.softmax(scores, dim=-1).to(v.dtype)
-        from_events, from_fields = torch.split(weights, [events, fields], dim=-1)
-        found = torch.unflatten(from_events.flatten(2, 3) @ events_v, 2, (-1, fields))
-        attended = found + from_fields @ v  # [requests, heads, width, fields, head_dim]
-        rows = attended.permute(0, 2, 3, 1, 4).flatten(3).flatten(0, 1)
-        return rows.index_select(0, self._slot)  # [candidates, fields, dim]
-
-    def _side_by_side(
-        self, x: Float[Tensor, "candidates fields dim"], num_heads: int
-    ) -> Float[Tensor, "requests heads width fields head_dim"]:
-        """The candidates of every request; zeros where it has fewer than the largest."""
-        requests = self._cache.keys[0].shape[0]
-        rows = x.new_zeros(requests * self._width, *x.shape[1:]).index_copy(0, self._slot, x)
-        split = torch.unflatten(rows, 2, (num_heads, -1))
-        return torch.unflatten(split, 0, (requests, self._width)).permute(0, 3, 1, 2, 4)
+        q, k, v = (split_heads(part, num_heads) for part in (q, k, v))
+        mask = self._cache.mask
+        if mask is not None:
+            mask = mask[:, mask.shape[1] - events_k.shape[2] :]
+        found = self._rows.attend(q, k, v, events_k, events_v, mask=mask, causal=self._causal)
+        return found.transpose(1, 2).flatten(2)  # [candidates, fields, dim]
 
 
 class MixedTokens(nn.Module):

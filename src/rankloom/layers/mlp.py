@@ -4,11 +4,13 @@ from collections.abc import Callable, Sequence
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-ActivationName = Literal["relu", "leaky_relu", "prelu", "gelu", "silu", "tanh", "sigmoid", "none"]
+ActivationName = Literal[
+    "relu", "leaky_relu", "prelu", "dice", "gelu", "silu", "tanh", "sigmoid", "none"
+]
 """Activations that a config may name."""
 
 ActivationBuilder = Callable[[int], nn.Module]
@@ -22,6 +24,7 @@ def activation_builder(name: ActivationName) -> ActivationBuilder:
         "relu": lambda width: nn.ReLU(inplace=True),
         "leaky_relu": lambda width: nn.LeakyReLU(inplace=True),
         "prelu": lambda width: nn.PReLU(width),
+        "dice": Dice,
         "gelu": lambda width: nn.GELU(),
         "silu": lambda width: nn.SiLU(),
         "tanh": lambda width: nn.Tanh(),
@@ -29,6 +32,71 @@ def activation_builder(name: ActivationName) -> ActivationBuilder:
         "none": lambda width: nn.Identity(),
     }
     return builders[name]
+
+
+class Dice(nn.Module):
+    """A PReLU whose bend lies at each unit's mean: p x + (1 - p) alpha x.
+
+    Source: Zhou et al., KDD 2018, arXiv:1706.06978, section 5.2: p is the sigmoid of x, normalised
+    by the mean and variance of the batch in training, by their moving averages at evaluation. As in
+    the authors' code, each unit has an alpha, which starts at zero. The number added to the
+    variance is the paper's.
+
+    One row has no variance: in training it is normalised as at evaluation, and moves no average.
+    """
+
+    EPS = 1e-8
+    """Added to the variance."""
+    MOMENTUM = 0.1
+    """Share of the batch in the moving averages."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.zeros(width))
+        self.register_buffer("running_mean", torch.zeros(width))
+        self.register_buffer("running_var", torch.ones(width))
+        self.running_mean: Tensor
+        self.running_var: Tensor
+
+    def forward(
+        self, x: Float[Tensor, "rows width"], mask: Bool[Tensor, " rows"] | None = None
+    ) -> Float[Tensor, "rows width"]:
+        """The activated units.
+
+        Args:
+            x: the units.
+            mask: False at rows that do not count in the statistics of a batch, as padding; None:
+                all count.
+        """
+        if self.training and mask is not None:
+            normal = self._masked_norm(x, mask)
+        else:
+            normal = functional.batch_norm(
+                x,
+                self.running_mean,
+                self.running_var,
+                training=self.training and x.shape[0] > 1,
+                momentum=self.MOMENTUM,
+                eps=self.EPS,
+            )
+        return x * (self.alpha + (1 - self.alpha) * normal.sigmoid())
+
+    def _masked_norm(self, x: Tensor, mask: Tensor) -> Tensor:
+        """The rows, normalised by the statistics of those in the mask: [rows, width]."""
+        x = x.to(self.alpha.dtype)  # half precision loses what a variance is made of
+        share = mask.to(x.dtype).unsqueeze(1)  # [rows, 1]
+        count = share.sum()
+        known = count > 1
+        mean = torch.where(known, (x * share).sum(0) / count.clamp(min=1), self.running_mean)
+        centred = x - mean
+        squares = (centred.square() * share).sum(0)
+        var = torch.where(known, squares / count.clamp(min=1), self.running_var)
+        rate = self.MOMENTUM * known.to(x.dtype)
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, rate)
+            # Unbiased, as torch's batch norm keeps it.
+            self.running_var.lerp_(squares / (count - 1).clamp(min=1), rate)
+        return centred * torch.rsqrt(var + self.EPS)
 
 
 def linear(in_features: int, out_features: int, *, bias: bool = True) -> nn.Linear:

@@ -29,6 +29,10 @@ class History:
     """True at real events."""
     time: Int[Tensor, "batch events"] | None = None
     """int64 seconds, 0 at padding; None where the data has none."""
+    ids: Int[Tensor, "batch events members"] | None = None
+    """int32 ids of `HistoryShape.id_members`, 0 at padding; None where they are not asked for."""
+    target_ids: Int[Tensor, "batch members"] | None = None
+    """int32 ids of the target beside them."""
 
     @property
     def keys(self) -> Float[Tensor, "batch events target_dim"]:
@@ -53,13 +57,17 @@ class HistoryNetwork(Network):
     pooled: bool = False
     """Keep the mean of the histories as fields too."""
 
-    def build_input(self, schema: Schema) -> "HistoryInput":
+    def build_input(self, schema: Schema, *, with_ids: bool = False) -> "HistoryInput":
         """The first part: from a batch to fields and histories.
+
+        Args:
+            schema: the data.
+            with_ids: whether histories carry ids beside the vectors.
 
         Raises:
             ValueError: an unknown group, member or field, or a history without a target.
         """
-        return HistoryInput(self, schema)
+        return HistoryInput(self, schema, with_ids=with_ids)
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class HistoryShape:
     """Width of the target, and of the part of an event that is compared with it."""
     has_time: bool
     """Whether events have times."""
+    id_members: tuple[str, ...] = ()
+    """Members with one id in an event and one in the target, in the order of the group."""
 
 
 class HistoryInput(nn.Module):
@@ -86,6 +96,7 @@ class HistoryInput(nn.Module):
     Args:
         config: the model's settings.
         schema: the data.
+        with_ids: whether histories carry ids beside the vectors.
 
     Raises:
         ValueError: as `HistoryNetwork.build_input`.
@@ -94,7 +105,7 @@ class HistoryInput(nn.Module):
     shapes: list[HistoryShape]
     """The histories that `forward` gives, in its order."""
 
-    def __init__(self, config: HistoryNetwork, schema: Schema) -> None:
+    def __init__(self, config: HistoryNetwork, schema: Schema, *, with_ids: bool = False) -> None:
         super().__init__()
         choice = Events(groups=config.groups, max_length=config.max_length, pooled=config.pooled)
         groups = choice.chosen(schema)
@@ -113,8 +124,10 @@ class HistoryInput(nn.Module):
         self.embedding = FieldEmbedding(schema, config.embedding_dim, fields=names, tables=tables)
         self.events = nn.ModuleList()
         self.groups = [group.name for group in groups]
+        self.with_ids = with_ids
         self.shapes = []
         places = {name: place for place, name in enumerate(self.embedding.field_names)}
+        columns = {field.name: place for place, field in enumerate(schema.categorical)}
         for number, group in enumerate(groups):
             events = EventEmbedding(group, self.embedding)
             self.events.append(events)
@@ -123,7 +136,18 @@ class HistoryInput(nn.Module):
             paired = [place for place, name in enumerate(events.member_names) if name in targets]
             others = [p for p in range(len(events.member_names)) if p not in paired]
             fields = [places[targets[events.member_names[place]]] for place in paired]
-            for kind, index in (("members", [*paired, *others]), ("fields", fields)):
+            single = {
+                member.name: group.id_columns(member.name).start
+                for member in group.ids
+                if member.columns == 1 and targets.get(member.name) in columns
+            }
+            buffers = {
+                "members": [*paired, *others],
+                "fields": fields,
+                "ids": list(single.values()),
+                "target_ids": [columns[targets[name]] for name in single],
+            }
+            for kind, index in buffers.items():
                 buffer = torch.tensor(index, dtype=torch.int64)
                 self.register_buffer(f"_{kind}{number}", buffer, persistent=False)
             self.shapes.append(
@@ -133,6 +157,7 @@ class HistoryInput(nn.Module):
                     dim=events.width,
                     target_dim=len(fields) * config.embedding_dim,
                     has_time=group.has_time,
+                    id_members=tuple(single),
                 )
             )
 
@@ -151,14 +176,23 @@ class HistoryInput(nn.Module):
     def _history(
         self, number: int, name: str, batch: Batch, fields: Float[Tensor, "batch fields dim"]
     ) -> History:
+        shape = self.shapes[number]
         padded = self.events[number](batch.sequences[name], cast(Table, self.embedding.table))
         members = self.get_buffer(f"_members{number}")
         targets = self.get_buffer(f"_fields{number}")
+        ids = target_ids = None
+        if self.with_ids and padded.ids is not None:
+            ids = padded.ids.index_select(2, self.get_buffer(f"_ids{number}"))
+            columns = self.get_buffer(f"_target_ids{number}")
+            target_ids = batch.categorical.index_select(1, columns)
         return History(
-            padded.x.index_select(2, members).flatten(2),
+            # Until one view says so, an exporter does not know that both have equal rows.
+            padded.x.index_select(2, members).view(fields.shape[0], shape.length, shape.dim),
             fields.index_select(1, targets).flatten(1),
             padded.mask,
             padded.time,
+            ids,
+            target_ids,
         )
 
 

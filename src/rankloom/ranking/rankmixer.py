@@ -30,8 +30,9 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
-from rankloom.layers.experts import GateBudget, ReLURouter, Routing, TokenExperts, open_share
+from rankloom.layers.experts import TokenExperts
 from rankloom.layers.losses import ranking_loss
+from rankloom.layers.routing import GateBudget, ReLURouter, Routing, open_share
 from rankloom.layers.token_mixing import TokenMixing
 from rankloom.layers.token_mlp import TokenMLP
 from rankloom.protocols import Loss

@@ -33,9 +33,10 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
-from rankloom.layers.experts import Routing, TokenExperts, TopKRouter, balance
+from rankloom.layers.experts import TokenExperts
 from rankloom.layers.losses import ranking_loss
 from rankloom.layers.norm import RMSNorm
+from rankloom.layers.routing import Routing, TopKRouter, balance
 from rankloom.layers.token_mixing import TokenMixing
 from rankloom.layers.token_mlp import TokenSwiGLU
 from rankloom.protocols import Loss

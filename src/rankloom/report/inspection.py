@@ -11,6 +11,8 @@ from rich.text import Text
 from rankloom.evaluation.inspection import FrequencyGain, Inspection
 from rankloom.evaluation.spectrum import Spectrum
 from rankloom.report.inspection_depth import depth_tables
+from rankloom.report.inspection_landscape import landscape_tables
+from rankloom.report.inspection_loops import loop_tables
 from rankloom.report.inspection_table import InspectionTable
 from rankloom.report.tables import MISSING, count, number, p_text
 
@@ -127,14 +129,21 @@ def inspection_tables(inspection: Inspection) -> list[InspectionTable]:
         *([] if gradients is None else [gradients]),
         *spectrum_tables(inspection),
         *(table for _, table in depth_tables(inspection)),
+        *(table for _, table in loop_tables(inspection)),
+        *landscape_tables(inspection),
         *(gain_table(inspection, gain) for gain in inspection.gains),
     ]
 
 
 def inspection_terminal(inspection: Inspection) -> Group:
     """Every table as a rich renderable."""
+    return tables_terminal(inspection_tables(inspection))
+
+
+def tables_terminal(tables: Iterable[InspectionTable]) -> Group:
+    """Tables with their notes as a rich renderable."""
     parts: list[RichTable | Text] = []
-    for table in inspection_tables(inspection):
+    for table in tables:
         title = Text(table.title, style="bold")
         drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE, padding=0)
         for position, name in enumerate(table.columns):

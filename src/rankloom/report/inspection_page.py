@@ -19,6 +19,8 @@ from rankloom.report.inspection import (
     spectrum_tables,
 )
 from rankloom.report.inspection_depth import depth_charts, depth_tables
+from rankloom.report.inspection_landscape import LANDSCAPE, landscape_charts, landscape_tables
+from rankloom.report.inspection_loops import loop_charts, loop_tables
 from rankloom.report.inspection_table import InspectionTable
 from rankloom.runs.atomic import write_text
 
@@ -190,6 +192,10 @@ def _sections(inspection: Inspection) -> list[dict[str, Any]]:
         found.append(("Layer inputs", spectra, spectrum_charts(inspection)))
     charts_of = depth_charts(inspection)
     found += [(head, [table], charts_of[head]) for head, table in depth_tables(inspection)]
+    charts_of = loop_charts(inspection)
+    found += [(head, [table], charts_of[head]) for head, table in loop_tables(inspection)]
+    if inspection.landscapes:
+        found.append((LANDSCAPE, landscape_tables(inspection), landscape_charts(inspection)))
     if inspection.gains:
         tables = [gain_table(inspection, gain) for gain in inspection.gains]
         charts = [gain_chart(inspection, gain) for gain in inspection.gains]

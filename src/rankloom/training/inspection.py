@@ -1,8 +1,8 @@
-"""Runs looked into: gradients, dimensions that layers use, stacks over depth, gain by frequency.
+"""Runs looked into: gradients, layer inputs, depth, loops, landscape, gain by frequency.
 
 Each is a measurement of finished runs on the same data; what they mean stands with the functions
 that compute them (`training.gradients`, `evaluation.spectrum`, `evaluation.depth`,
-`evaluation.frequency`).
+`evaluation.loops`, `evaluation.landscape`, `evaluation.frequency`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,11 +24,16 @@ from rankloom.evaluation.inspection import (
     Inspection,
     LayerSpectra,
 )
+from rankloom.evaluation.landscape import Landscape, LandscapeConfig, loss_landscape
+from rankloom.evaluation.loop_hooks import LoopFindings, measure_loops
 from rankloom.evaluation.module_paths import find_modules, no_such_module
 from rankloom.evaluation.protocol import Predictions, predict
 from rankloom.evaluation.spectrum import Spectrum, layer_inputs, spectra
 from rankloom.runs.history import GRADIENT_NORM, read_history
 from rankloom.training.run import Run
+
+LOOP_BATCH_SIZE = 512
+"""Most rows whose states are held at a time."""
 
 
 def inspect_runs(
@@ -39,6 +44,7 @@ def inspect_runs(
     rows: int = 4096,
     split: str = "test",
     frequency: str = "min",
+    landscape: LandscapeConfig | None = None,
 ) -> Inspection:
     """Measure a run, beside others if given.
 
@@ -47,15 +53,16 @@ def inspect_runs(
         against: runs on the same data to compare it with.
         layers: patterns over module paths (`rankloom.evaluation.module_paths`) whose inputs get
             spectra. A pattern has to fit a module of one run at least.
-        rows: most rows for spectra and stacks, evenly spread over the split.
-        split: split of spectra, stacks and gains.
+        rows: most rows for everything but gradients and gains, evenly spread over the split.
+        split: split of everything but the gradients.
         frequency: min, mean or a categorical field: what orders rows for the gains, which are
             measured where there are other runs.
+        landscape: where the loss around the weights is looked at; None: nowhere.
 
     Raises:
         FileNotFoundError: a run has no history, or the data set is not where the recipe says.
         ValueError: other data, an unknown split, pattern or statistic, a run given twice, rows not
-            above 0, or nothing to measure.
+            above 0, a landscape that cannot be had, or nothing to measure.
     """
     if rows < 1:
         raise ValueError(f"rows must be at least 1; got {rows}")
@@ -68,7 +75,9 @@ def inspect_runs(
         raise ValueError(f"no split {split!r} in {run.dataset.folder}; known: {known}")
     curves = [curve for label, one in named.items() for curve in _gradients(label, one)]
     stored = run.dataset.split(split)
-    if not (curves or layers or against or (stored.rows and connected_stacks(run.model))):
+    loops = _loops(named, stored, rows)
+    has_stack = bool(stored.rows and connected_stacks(run.model))
+    if not (curves or layers or against or landscape or has_stack or any(map(any, loops))):
         raise ValueError(
             f"nothing to inspect in {run.folder}: name layers or a run to compare with, or train "
             "with watch_gradients"
@@ -90,6 +99,10 @@ def inspect_runs(
         gradients=tuple(curves),
         spectra=tuple(_spectra(named, stored, layers, rows)),
         stacks=tuple(_stacks(named, stored, rows)),
+        states=tuple(one for found in loops for one in found.states),
+        routers=tuple(one for found in loops for one in found.routers),
+        coefficients=tuple(one for found in loops for one in found.coefficients),
+        landscapes=tuple(_landscapes(named, stored, rows, landscape)) if landscape else (),
         gains=tuple(_gains(named, stored, frequency)) if against else (),
     )
 
@@ -174,6 +187,28 @@ def _stacks(runs: dict[str, Run], split: StoredSplit, rows: int) -> Iterator[Sta
         yield from measure_depth(run.model, batches, run=label, device=run.device)
 
 
+def _loops(runs: dict[str, Run], split: StoredSplit, rows: int) -> list[LoopFindings]:
+    return [
+        measure_loops(
+            run.model, _spread(split, rows, LOOP_BATCH_SIZE), run=label, device=run.device
+        )
+        for label, run in runs.items()
+        if split.rows
+    ]
+
+
+def _landscapes(
+    runs: dict[str, Run], split: StoredSplit, rows: int, config: LandscapeConfig
+) -> Iterator[Landscape]:
+    for label, run in runs.items():
+        batch_size = run.recipe.training.evaluation_batch_size
+        batches = list(_spread(split, rows, batch_size))
+        try:
+            yield loss_landscape(run.model, batches, config, run=label, device=run.device)
+        except ValueError as error:
+            raise ValueError(f"landscape of {label}: {error}") from None
+
+
 def _measured(path: str, inputs: dict[str, Tensor]) -> list[Spectrum]:
     try:
         return spectra(inputs.pop(path))
@@ -182,10 +217,12 @@ def _measured(path: str, inputs: dict[str, Tensor]) -> list[Spectrum]:
 
 
 def _spread(split: StoredSplit, rows: int, batch_size: int) -> Iterator[Batch]:
-    """At most `rows` rows, evenly spread over the split, in batches."""
+    """At most `rows` rows, evenly spread over the split, in batches that differ by one row."""
     count = min(rows, split.rows)
+    if not count:
+        return
     chosen = torch.arange(count) * split.rows // count
-    for part in chosen.split(batch_size):  # type: ignore[no-untyped-call]
+    for part in chosen.tensor_split(-(-count // batch_size)):
         yield split.gather_ascending(part)
 
 

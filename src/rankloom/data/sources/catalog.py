@@ -1,5 +1,6 @@
 """The one hand-written table of public data sets."""
 
+from rankloom.data.sources.amazon import AMAZON_BEAUTY, AMAZON_SPORTS, AMAZON_TOYS
 from rankloom.data.sources.avazu import AVAZU
 from rankloom.data.sources.criteo import CRITEO
 from rankloom.data.sources.frappe import FRAPPE
@@ -11,7 +12,18 @@ from rankloom.data.sources.trivago import TRIVAGO
 
 SOURCES: dict[str, Source] = {
     source.name: source
-    for source in (MOVIELENS_100K, MOVIELENS_1M, FRAPPE, CRITEO, AVAZU, LASTFM_TAG, TRIVAGO)
+    for source in (
+        MOVIELENS_100K,
+        MOVIELENS_1M,
+        FRAPPE,
+        CRITEO,
+        AVAZU,
+        LASTFM_TAG,
+        TRIVAGO,
+        AMAZON_BEAUTY,
+        AMAZON_TOYS,
+        AMAZON_SPORTS,
+    )
 }
 
 

@@ -2,8 +2,8 @@
 
 Read from GroupLens's files (with timestamps) and from Parquet tables, which hold each rating's
 place in its user's time order instead. `order` is therefore the column that both forms share; with
-timestamps there are two schemas more, whose names end in `-timestamp`; they have hour and weekday
-as well.
+timestamps there are as many schemas more, whose names end in `-timestamp`; they have hour and
+weekday as well.
 """
 
 from collections.abc import Mapping
@@ -26,27 +26,34 @@ HISTORY_LENGTH = 50
 """Earlier films kept per row."""
 RATED_HISTORY_LENGTH = 30
 """Earlier films kept per row where each comes with its rating."""
+SAMPLE_SHARE = 0.2
+"""Share of the users in the small set."""
+SAMPLED = f"""
+About a share of {SAMPLE_SHARE} of the users, all of their ratings: for experiments of many runs."""
 
 
 def _schemas() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the rating's place in its user's order")
-    return _two_schemas("", "order", comment, clock=False)
+    return _variants("", "order", comment, clock=False)
 
 
 def _schemas_with_time() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the time of the rating, in seconds")
-    return {**_schemas(), **_two_schemas("-timestamp", "timestamp", comment, clock=True)}
+    return {**_schemas(), **_variants("-timestamp", "timestamp", comment, clock=True)}
 
 
-def _two_schemas(ending: str, time: str, comment: str, *, clock: bool) -> dict[str, SchemaText]:
-    """The schema with earlier films alone, and the one with their ratings."""
+def _variants(ending: str, time: str, comment: str, *, clock: bool) -> dict[str, SchemaText]:
+    """Earlier films alone; films with their ratings; the same of a sample of users."""
     name = f"movielens-1m{ending}"
     plain = click_schema(name, time, clock=clock, history_length=HISTORY_LENGTH)
     name = f"movielens-1m-ctr{ending}"
     rated = click_schema(name, time, clock=clock, history_length=RATED_HISTORY_LENGTH, rated=True)
+    sample = {"column": "user_id", "share": SAMPLE_SHARE}
+    sampled = rated | {"name": f"movielens-1m-sample{ending}", "sample": sample}
     return {
         f"schema{ending}": SchemaText(plain, comment),
         f"schema-ctr{ending}": SchemaText(rated, comment + RATED),
+        f"schema-sample{ending}": SchemaText(sampled, comment + RATED + SAMPLED),
     }
 
 

@@ -18,19 +18,24 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from rankloom.layers.connections.hyper_coefficients import (
     DynamicCoefficients,
     ManifoldCoefficients,
     Mapping,
     StaticCoefficients,
+    Streams,
 )
 from rankloom.layers.connections.layers import LastTokens, Layer, Tokens, last_tokens
 from rankloom.layers.connections.products import NormName, without_autocast
 
 StreamPool = Literal["sum", "mean"]
 """How streams become the output."""
+
+LastStreams = Float[Tensor, "batch last_tokens streams dim"]
+"""The streams of as many tokens as a layer's update has."""
 
 
 class HyperConnections(nn.Module):
@@ -61,17 +66,31 @@ class HyperConnections(nn.Module):
         """The stack's output."""
         streams = x.unsqueeze(2).expand(-1, -1, self.num_streams, -1)
         for layer, coefficients in zip(layers, self.coefficients, strict=True):
-            with without_autocast(x):  # the streams would be rounded anew at every layer
-                mix, post = coefficients(streams)
-                # One product makes what the layer reads and what stays beside it.
-                mixed = mix.to(streams.dtype) @ streams  # [batch, tokens, 1 + streams, dim]
-            update = layer(mixed[:, :, 0])
-            streams = torch.addcmul(
-                last_tokens(mixed[:, :, 1:], update),
-                last_tokens(post, update).to(streams.dtype).unsqueeze(-1),
-                update.to(streams.dtype).unsqueeze(2),
-            )
+            streams = hyper_step(streams, layer, coefficients)
         return self.pool(streams, 2)
+
+
+def hyper_step(streams: Streams, layer: Layer, coefficients: nn.Module) -> LastStreams:
+    """One layer between residual streams.
+
+    Args:
+        streams: all tokens' streams.
+        layer: reads one mix of every token's streams, and gives an update for all or the last ones.
+        coefficients: from the streams to H_pre above H_res, and H_post.
+
+    Returns:
+        The streams of the tokens that have an update.
+    """
+    with without_autocast(streams):  # the streams would be rounded anew at every layer
+        mix, post = coefficients(streams)
+        # One product makes what the layer reads and what stays beside it.
+        mixed = mix.to(streams.dtype) @ streams  # [batch, tokens, 1 + streams, dim]
+    update = layer(mixed[:, :, 0])
+    return torch.addcmul(
+        last_tokens(mixed[:, :, 1:], update),
+        last_tokens(post, update).to(streams.dtype).unsqueeze(-1),
+        update.to(streams.dtype).unsqueeze(2),
+    )
 
 
 def static_hyper_connections(

@@ -6,8 +6,8 @@ from torch import Tensor
 
 
 def copy_tokens(
-    x: Float[Tensor, "batch tokens dim"], start: int, stop: int
-) -> Float[Tensor, "batch some_tokens dim"]:
+    x: Float[Tensor, "batch tokens *rest"], start: int, stop: int
+) -> Float[Tensor, "batch some_tokens *rest"]:
     """The tokens from `start` up to `stop`, for a linear layer to read; `x` itself if that is all.
 
     A linear layer copies a plain slice anyway, unless the batch has one row; and an exported model

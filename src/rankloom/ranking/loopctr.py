@@ -1,0 +1,158 @@
+"""LoopCTR: one shared layer applied again and again in training, and not once in serving.
+
+Source: LoopCTR, Renmin University and Alibaba, 2026, arXiv:2604.19550, as third parties describe
+    it: the paper itself was not at hand.
+Equations, for sequence tokens S, global tokens G (one for every field) and H = [S; G]:
+    entry   H[0] = Layer_entry(H), tokens attend within their group: short events, long, global
+    loops   H[l] = Layer_loop(H[l-1]) for l = 1 ... L, the same weights every time; a sequence token
+            attends to sequence tokens, a global token to all
+    exit    y[l] = MLP(RMSNorm(Layer_exit(G[l]; S[l]))), one for all depths; global tokens attend to
+            sequence tokens, and stand side by side before the network
+    Layer   attention, then a network, an RMSNorm before each; W_V, W_O and the network have experts
+            (k of E by a top-k softmax made to sum to one; V and O share the choice)
+    around every sublayer f stand n residual streams X, each coefficient h = h_0 + s tanh(RMSNorm(X)
+            w): X' = H_res X + H_post^T f(H_pre X), w = 0 at the start; n = 1: x' = x + f(x)
+    loss    mean over depths 0 ... L of L(y[l]) + balance_weight * mean of E sum_e f_e P_e
+LoopCTR(i/L) is trained with L loops and read at y[i]: at i = 0 the loop layer is not run.
+Differs from the paper: nothing known.
+The paper does not say, or it is not known:
+    - number of streams, here 2; they start as copies, and their mean is the output.
+    - the router: without bias, one for each attention and each network, which sees the sublayer's
+      normalised input. Padding is not counted among its choices.
+    - how a long history is compressed: here learned queries attend to it once. None by default.
+    - order within the sequence: attention is bidirectional, positions and recency are learned
+      vectors; whether loops are told apart: `loop_index_embedding`, off by default.
+    - the layer of the exit: as all others, with experts and streams; a last RMSNorm before
+      the head.
+    - what becomes of it without events: then the exit attends to the global tokens.
+"""
+
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor, nn
+
+from rankloom.batch import Batch
+from rankloom.protocols import Loss
+from rankloom.ranking.prefix_config import PrefixNetworkConfig
+from rankloom.ranking.prefix_network import PrefixNetwork
+from rankloom.ranking.prefix_parts import EncodedEvents
+from rankloom.ranking.prefix_steps import DepthState, next_depth, start_depths, state_logits
+from rankloom.ranking.supervision import Supervision, UniformSupervision
+from rankloom.schema import Schema
+
+
+class LoopCTRConfig(PrefixNetworkConfig):
+    """Sizes of the layers, loops in training and in serving, and where the loss is taken."""
+
+    num_loops: int = Field(3, ge=0)
+    """Times that the loop layer is applied in training (L)."""
+    predict_loops: int | None = Field(0, ge=0)
+    """Times that it is applied for a score (i); none: as many as in training."""
+    loop_index_embedding: bool = False
+    """Add a learned vector for the loop's number to what it reads."""
+    supervision: Supervision = UniformSupervision()
+    """How much the loss at every depth counts: uniform, last, first or weighted."""
+
+
+class LoopCTR(nn.Module):
+    """Entry, loops and exit; tasks share everything but the head's last layer.
+
+    Sequence tokens never read global tokens, so a request can be scored in two steps:
+    `encode_events` once, then `score` for any number of candidates. The logits are those of
+    `forward`.
+
+    Raises:
+        ValueError: `num_heads` does not divide `dim`, more experts are to run than there are,
+            `predict_loops` is more than `num_loops`, or the weights do not fit the depths.
+    """
+
+    def __init__(self, config: LoopCTRConfig, schema: Schema) -> None:
+        super().__init__()
+        self.num_loops = config.num_loops
+        self.predict_loops = (
+            config.num_loops if config.predict_loops is None else config.predict_loops
+        )
+        self.network = PrefixNetwork(
+            config,
+            schema,
+            config.num_loops * [0],
+            depth_vectors=config.loop_index_embedding and config.num_loops > 0,
+        )
+        self.num_depths = self.network.num_depths
+        self.weights = config.supervision.weights(self.num_depths)
+
+    @property
+    def predict_loops(self) -> int:
+        """Loops that a score takes, at most `num_loops`; a trained model may be given others."""
+        return self._predict_loops
+
+    @predict_loops.setter
+    def predict_loops(self, value: int) -> None:
+        if not 0 <= value <= self.num_loops:
+            raise ValueError(f"predict_loops must be 0 to num_loops={self.num_loops}; got {value}")
+        self._predict_loops = value
+
+    def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
+        """Logits of every task after `predict_loops` loops."""
+        logits: Tensor = self.network(batch, [self.predict_loops])[0]
+        return logits
+
+    def depth_logits(
+        self, batch: Batch, num_depths: int | None = None
+    ) -> Float[Tensor, "depths batch tasks"]:
+        """Logits after 0, 1, ... loops, `num_depths` of them; None: all."""
+        return self.network.depth_logits(batch, num_depths)
+
+    def start_depths(self, batch: Batch) -> DepthState:
+        """All rows before the first loop."""
+        return start_depths(self.network, batch)
+
+    def next_depth(self, state: DepthState) -> DepthState:
+        """The same rows after one more loop."""
+        return next_depth(self.network, state)
+
+    def select_rows(self, state: DepthState, rows: Int[Tensor, " selected"]) -> DepthState:
+        """Some rows of a state, in the given order."""
+        return state.select(rows)
+
+    def state_logits(self, state: DepthState) -> Float[Tensor, "rows tasks"]:
+        """Logits of the rows at their depth."""
+        return state_logits(self.network, state)
+
+    def loss(self, batch: Batch) -> Loss:
+        """The losses at all depths, weighted, and the experts' balance.
+
+        Parts: `depth_0` ..., unweighted, of the depths that have a weight, and `balance`, weighted.
+
+        Raises:
+            ValueError: the batch has no labels.
+        """
+        return self.network.loss(batch, self.weights)
+
+    def encode_events(self, requests: Batch) -> EncodedEvents:
+        """Encode the events of some requests, once for all of their candidates.
+
+        Args:
+            requests: a row for every request; only its sequences and its time are read.
+
+        Raises:
+            ValueError: events are pooled fields too, or the data has none.
+        """
+        return self.network.encode_events(requests, self.predict_loops)
+
+    def score(
+        self, candidates: Batch, cache: EncodedEvents, request: Int[Tensor, " candidates"]
+    ) -> Float[Tensor, "candidates tasks"]:
+        """Logits of candidates against events that were encoded before.
+
+        Args:
+            candidates: a row for every candidate; its events are not read.
+            cache: what `encode_events` gave, with the same `predict_loops`.
+            request: for every candidate the row of the cache that it belongs to. Attention weighs
+                candidates * fields * events pairs in every head at once; where that is too much,
+                score some candidates after others.
+
+        Raises:
+            ValueError: the events were encoded for another number of loops.
+        """
+        return self.network.score(candidates, cache, request, self.predict_loops)
