@@ -1,4 +1,5 @@
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -6,12 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankloom.batch import Batch
+from rankloom.batch import Batch, SequenceGroup
 from rankloom.config import parse_config
 from rankloom.data.examples import example_schema, random_batch
+from rankloom.layers import packing
 from rankloom.layers.embedding import tables
 from rankloom.layers.events import PaddedEvents
 from rankloom.layers.losses import ranking_loss
+from rankloom.layers.packing import PaddedTokens
 from rankloom.protocols import HasDepths, HasLoss
 from rankloom.ranking.loopctr import LoopCTR, LoopCTRConfig
 from rankloom.ranking.prefix_parts import ExpertLayer, OwnEvents, Trace
@@ -342,7 +345,7 @@ def test_groups_of_the_entry_do_not_see_each_other() -> None:
 
     def entered(model: LoopCTR, x: Tensor) -> Tensor:
         streams = model.network.streams.enter(x)
-        return model.network.entry.sequence(streams, sequence.mask, Trace())[0]
+        return model.network.entry.sequence(streams, PaddedTokens(sequence.mask), Trace())[0]
 
     row = 2  # all its tokens are real
     assert sequence.mask[row].all()
@@ -352,6 +355,30 @@ def test_groups_of_the_entry_do_not_see_each_other() -> None:
     moved = (entered(prefix, changed) - entered(prefix, sequence.x)).abs().amax((-2, -1))[row]
     assert (moved > 1e-9).all()
     assert fields.shape[1] == part.tokens.num_fields
+
+
+@pytest.mark.parametrize("settings", [{}, OLD, OLD | {"grouping": {"kind": "none"}}])
+@pytest.mark.parametrize("lengths", [None, "empty"])
+def test_without_its_padding_it_gives_the_same(settings, lengths, monkeypatch) -> None:
+    monkeypatch.setattr(packing, "PACK_BELOW", 2.0)  # whatever the share
+    model, batch = build(balance_weight=0.3, **settings), double_batch(5)
+    if lengths == "empty":
+        group = batch.sequences["history"]
+        none = SequenceGroup(
+            torch.zeros_like(group.offsets), group.ids[:0], group.numeric[:0], group.time[:0]
+        )
+        batch = replace(batch, sequences=batch.sequences | {"history": none})
+    outcomes = []
+    for context in (nullcontext(), packing.without_packing(model)):
+        model.zero_grad()
+        with context:
+            loss = model.loss(batch)
+            loss.total.backward()
+        gradients = [p.grad for p in model.parameters() if p.grad is not None and p.grad.any()]
+        outcomes.append([*loss.parts.values(), loss.total.detach(), *gradients])
+    assert len(outcomes[0]) == len(outcomes[1])
+    for actual, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(actual, expected)
 
 
 def test_the_loss_is_the_weighted_sum_over_depths_and_the_balance() -> None:

@@ -31,6 +31,7 @@ from rankloom.layers.connections.hyper_coefficients import (
     ManifoldCoefficients,
     StaticCoefficients,
 )
+from rankloom.layers.packing import without_packing
 from rankloom.layers.routing import ReLURouter, Routing, TopKRouter
 
 DISCOVERY_ROWS = 2
@@ -76,6 +77,7 @@ def measure_loops(
     watch: _Watch | None = None
     with ExitStack() as hooks:
         hooks.enter_context(evaluation_mode(model))
+        hooks.enter_context(without_packing(model))  # rows are told apart by their places
         hooks.enter_context(torch.inference_mode())
         hooks.enter_context(autocast(place, "float32"))
         for batch in batches:

@@ -119,6 +119,18 @@ class ExpertAttention(nn.Module):
         joined = attended.transpose(1, 2).flatten(2)
         return self.out(joined, None if routing is None else routing.gates)
 
+    def find(
+        self,
+        q: Float[Tensor, "batch heads queries head_dim"],
+        k: Float[Tensor, "batch heads keys head_dim"],
+        v: Float[Tensor, "batch heads keys head_dim"],
+        mask: Bool[Tensor, "#batch #heads #queries #keys"] | None = None,
+    ) -> Float[Tensor, "batch heads queries head_dim"]:
+        """What queries find in keys and values; `mask` as in `attention`."""
+        return attention_of_heads(
+            q, k, v, dropout=self.dropout if self.training else 0.0, mask=mask
+        )
+
     def attend(
         self,
         x: Float[Tensor, "batch queries dim"],
@@ -131,7 +143,4 @@ class ExpertAttention(nn.Module):
 
         A token that may attend to nothing finds zeros.
         """
-        attended = attention_of_heads(
-            self.queries(x), k, v, dropout=self.dropout if self.training else 0.0, mask=mask
-        )
-        return self.outputs(attended, routing)
+        return self.outputs(self.find(self.queries(x), k, v, mask), routing)

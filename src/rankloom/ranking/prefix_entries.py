@@ -10,22 +10,27 @@ from torch import Tensor, nn
 
 from rankloom.config import Config
 from rankloom.layers.connections.steps import Streams
+from rankloom.layers.packing import PaddedTokens
 from rankloom.layers.tokens.copies import copy_tokens
 from rankloom.ranking.prefix_parts import (
-    Among,
+    AmongEvents,
     Events,
     ExpertLayer,
     KeysValues,
     LayerSizes,
     Trace,
+    among_fields,
 )
 
 
 class Entry(Protocol):
     """The entry layer, first over sequence tokens, then over fields."""
 
+    packs: bool
+    """Whether it can do without the padding of sequence tokens."""
+
     def sequence(
-        self, streams: Streams, real: Bool[Tensor, "batch events"], trace: Trace
+        self, streams: Streams, tokens: PaddedTokens, trace: Trace
     ) -> tuple[Streams, dict[str, KeysValues]]:
         """The sequence tokens' streams after it, and what fields will read of them in it."""
 
@@ -35,6 +40,8 @@ class Entry(Protocol):
 
 class _SharedGroups(nn.Module):
     """One layer; tokens attend within their group."""
+
+    packs = True
 
     def __init__(self, layer: ExpertLayer, groups: Mapping[str, int]) -> None:
         super().__init__()
@@ -48,17 +55,19 @@ class _SharedGroups(nn.Module):
         """True at two tokens of one group."""
 
     def sequence(
-        self, streams: Streams, real: Bool[Tensor, "batch events"], trace: Trace
+        self, streams: Streams, tokens: PaddedTokens, trace: Trace
     ) -> tuple[Streams, dict[str, KeysValues]]:
-        within = Among(real[:, None, None] & self.same)
-        return self.layer(streams, within, real, trace, "entry"), {}
+        within = AmongEvents(tokens, self.same)
+        return self.layer(streams, within, tokens.real, trace, "entry"), {}
 
     def fields(self, streams: Streams, events: Events, trace: Trace) -> Streams:
-        return self.layer(streams, Among(), None, trace, "entry")
+        return self.layer(streams, among_fields, None, trace, "entry")
 
 
 class _OwnGroups(nn.Module):
     """A layer for every group, whose tokens attend to each other."""
+
+    packs = False  # groups are told apart by their places
 
     def __init__(self, sizes: LayerSizes, groups: Mapping[str, int]) -> None:
         super().__init__()
@@ -66,33 +75,35 @@ class _OwnGroups(nn.Module):
         self.layers = nn.ModuleDict({name: ExpertLayer(sizes, 0) for name in [*groups, "fields"]})
 
     def sequence(
-        self, streams: Streams, real: Bool[Tensor, "batch events"], trace: Trace
+        self, streams: Streams, tokens: PaddedTokens, trace: Trace
     ) -> tuple[Streams, dict[str, KeysValues]]:
         parts, start = [], 0
         for name, size in self.groups.items():
-            mask = real[:, start : start + size]
+            own = PaddedTokens(tokens.mask[:, start : start + size])
             given = copy_tokens(streams, start, start + size)
-            reach = Among(mask[:, None, None])
-            parts.append(self.layers[name](given, reach, mask, trace, f"entry.{name}"))
+            reach = AmongEvents(own)
+            parts.append(self.layers[name](given, reach, own.real, trace, f"entry.{name}"))
             start += size
         return torch.cat(parts, dim=1), {}
 
     def fields(self, streams: Streams, events: Events, trace: Trace) -> Streams:
-        return self.layers["fields"](streams, Among(), None, trace, "entry.fields")
+        return self.layers["fields"](streams, among_fields, None, trace, "entry.fields")
 
 
 class _Prefix(nn.Module):
     """One layer; sequence tokens attend to each other, fields to all tokens."""
+
+    packs = True
 
     def __init__(self, layer: ExpertLayer) -> None:
         super().__init__()
         self.layer = layer
 
     def sequence(
-        self, streams: Streams, real: Bool[Tensor, "batch events"], trace: Trace
+        self, streams: Streams, tokens: PaddedTokens, trace: Trace
     ) -> tuple[Streams, dict[str, KeysValues]]:
-        among = Among(real[:, None, None])
-        streams = self.layer(streams, among, real, trace, "entry")
+        among = AmongEvents(tokens)
+        streams = self.layer(streams, among, tokens.real, trace, "entry")
         return streams, {"entry": among.kept[0]}
 
     def fields(self, streams: Streams, events: Events, trace: Trace) -> Streams:

@@ -17,11 +17,12 @@ from rankloom.layers.connections.steps import Streams
 from rankloom.layers.events import PaddedEvents
 from rankloom.layers.losses import ranking_loss
 from rankloom.layers.norm import RMSNorm
+from rankloom.layers.packing import TokenPacking
 from rankloom.layers.routing import balance
 from rankloom.protocols import Loss
 from rankloom.ranking.prefix_config import PrefixNetworkConfig
 from rankloom.ranking.prefix_parts import (
-    Among,
+    AmongEvents,
     EncodedEvents,
     Events,
     ExpertLayer,
@@ -90,6 +91,7 @@ class PrefixNetwork(nn.Module):
         num_layers = max(self.order, default=-1) + 1
         self.tokens = PrefixInput(config, schema)
         self.entry = config.grouping.build(sizes, self.tokens.sizes)
+        self.packing = TokenPacking(enabled=self.entry.packs)
         self.layers = nn.ModuleList(ExpertLayer(sizes, 1 + number) for number in range(num_layers))
         self.depth_vectors = (
             DepthVectors(len(self.order), config.dim) if depth_vectors else _NoVectors()
@@ -199,13 +201,13 @@ class PrefixNetwork(nn.Module):
         self, sequence: PaddedEvents, depths: Collection[int], trace: Trace
     ) -> EncodedEvents:
         """The sequence tokens through all layers, down to the deepest of some depths."""
-        real = sequence.mask
-        streams = self.streams.enter(sequence.x)
-        streams, kept = self.entry.sequence(streams, real, trace)
+        tokens = self.packing(sequence.mask)
+        streams = self.streams.enter(tokens.take(sequence.x))
+        streams, kept = self.entry.sequence(streams, tokens, trace)
 
         def block(streams: Streams, number: int) -> _AfterBlock:
-            among, own = Among(real[:, None, None]), Trace()
-            return self.run_block(streams, number, among, real, own), among.kept, own
+            among, own = AmongEvents(tokens), Trace()
+            return self.run_block(streams, number, among, tokens.real, own), among.kept, own
 
         for depth in range(max(depths) + 1):
             if depth > 0:
@@ -213,8 +215,9 @@ class PrefixNetwork(nn.Module):
                 trace.extend(choices)
             if depth in depths:
                 place = _exit(depth)
-                kept[place] = self.exit.keys_values(streams, real, trace, place)
-        return EncodedEvents(kept, real)
+                k, v = self.exit.keys_values(streams, tokens.real, trace, place)
+                kept[place] = tokens.spread(k), tokens.spread(v)
+        return EncodedEvents(kept, sequence.mask)
 
     def _read(
         self,

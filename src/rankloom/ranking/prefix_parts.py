@@ -17,6 +17,7 @@ from rankloom.layers.connections.steps import OneStream, SeveralStreams, Streams
 from rankloom.layers.expert_attention import ExpertAttention
 from rankloom.layers.experts import TokenExperts
 from rankloom.layers.norm import RMSNorm
+from rankloom.layers.packing import PaddedTokens
 from rankloom.layers.routing import Routing, TopKRouter
 from rankloom.layers.token_mlp import TokenMLP
 
@@ -47,19 +48,25 @@ class Trace:
         for place, choices in other.choices.items():
             self.choices.setdefault(place, []).extend(choices)
 
-    def joined(self) -> dict[str, tuple[Routing, Bool[Tensor, "batch tokens"]]]:
-        """The choices of all tokens of every sublayer together, and which of them are real."""
+    def joined(self) -> dict[str, tuple[Routing, Bool[Tensor, "1 tokens"]]]:
+        """The choices of all tokens of every sublayer as of one row, and which are real."""
         return {place: _join(parts) for place, parts in self.choices.items()}
 
 
-def _join(parts: list[tuple[Routing, Real]]) -> tuple[Routing, Tensor]:
-    gates = torch.cat([routing.gates for routing, _ in parts], dim=1)
-    scores = torch.cat([routing.scores for routing, _ in parts], dim=1)
+def _join(parts: list[tuple[Routing, Real]]) -> tuple[Routing, Bool[Tensor, "1 tokens"]]:
     masks = [
         routing.gates.new_ones(routing.gates.shape[:2], dtype=torch.bool) if real is None else real
         for routing, real in parts
     ]
-    return Routing(gates, scores, shared=True), torch.cat(masks, dim=1)
+    gates, scores, mask = (
+        torch.cat([part.flatten(0, 1) for part in each]).unsqueeze(0)
+        for each in (
+            [routing.gates for routing, _ in parts],
+            [routing.scores for routing, _ in parts],
+            masks,
+        )
+    )
+    return Routing(gates, scores, shared=True), mask
 
 
 class _OneNetwork(nn.Module):
@@ -172,24 +179,37 @@ class ExpertLayer(nn.Module):
         return kept[0]
 
 
-class Among:
-    """Tokens attend to each other.
+def among_fields(attention: ExpertAttention, x: Tokens) -> tuple[Tokens, Routing | None]:
+    """Fields of rows attend to each other."""
+    routing = attention.route(x)
+    return attention.attend(x, routing, *attention.keys_values(x, routing)), routing
+
+
+class AmongEvents:
+    """Sequence tokens attend to each other.
 
     Args:
-        mask: True where one may attend to another; None: everywhere.
+        tokens: those that are computed with.
+        allowed: True where one may attend to another, beside its being real; None: everywhere.
     """
 
-    def __init__(self, mask: Bool[Tensor, "batch 1 #tokens tokens"] | None = None) -> None:
-        self._mask = mask
+    def __init__(
+        self, tokens: PaddedTokens, allowed: Bool[Tensor, "tokens tokens"] | None = None
+    ) -> None:
+        self._tokens = tokens
+        mask = tokens.mask[:, None, None]
+        self._mask = mask if allowed is None else mask & allowed
         self.kept: list[KeysValues] = []
-        """The keys and values of every call."""
+        """The keys and values of every call, those of padding among them."""
 
     def __call__(self, attention: ExpertAttention, x: Tokens) -> tuple[Tokens, Routing | None]:
         """The tokens' update."""
         routing = attention.route(x)
-        k, v = attention.keys_values(x, routing)
+        own = attention.keys_values(x, routing)
+        q, k, v = (self._tokens.spread(part) for part in (attention.queries(x), *own))
         self.kept.append((k, v))
-        return attention.attend(x, routing, k, v, self._mask), routing
+        found = self._tokens.gather(attention.find(q, k, v, self._mask))
+        return attention.outputs(found, routing), routing
 
 
 @dataclass(frozen=True)
@@ -212,11 +232,11 @@ class NoEvents:
 
     def beside(self, place: str) -> Reach:
         """What fields read in the layer of a name where they also read each other."""
-        return Among()
+        return among_fields
 
     def alone(self, place: str) -> Reach:
         """What fields read where they do not, if there is something else."""
-        return Among()
+        return among_fields
 
 
 class OwnEvents:

@@ -12,7 +12,14 @@ from torch import Tensor
 from rankloom.batch import Batch
 from rankloom.layers.connections.steps import Streams
 from rankloom.ranking.prefix_network import PrefixNetwork
-from rankloom.ranking.prefix_parts import Among, EncodedEvents, Events, NoEvents, OwnEvents, Trace
+from rankloom.ranking.prefix_parts import (
+    AmongEvents,
+    EncodedEvents,
+    Events,
+    NoEvents,
+    OwnEvents,
+    Trace,
+)
 
 PLACE = "here"
 """The name of the layer at hand: no other layer's keys are kept."""
@@ -56,11 +63,12 @@ def start_depths(network: PrefixNetwork, batch: Batch) -> DepthState:
     tokens = network.tokens.events(batch)
     if tokens is None:
         return DepthState(0, network.entry.fields(fields, NoEvents(), Trace()), None)
-    entering = network.streams.enter(tokens.x)
-    streams, kept = network.entry.sequence(entering, tokens.mask, Trace())
+    taken = network.packing(tokens.mask)
+    entering = network.streams.enter(taken.take(tokens.x))
+    streams, kept = network.entry.sequence(entering, taken, Trace())
     events = OwnEvents(EncodedEvents(kept, tokens.mask))
     fields = network.entry.fields(fields, events, Trace())
-    return DepthState(0, fields, SequenceState(streams, tokens.mask))
+    return DepthState(0, fields, SequenceState(taken.put_back(streams), tokens.mask))
 
 
 def next_depth(network: PrefixNetwork, state: DepthState) -> DepthState:
@@ -69,10 +77,11 @@ def next_depth(network: PrefixNetwork, state: DepthState) -> DepthState:
     sequence = state.sequence
     events: Events = NoEvents()
     if sequence is not None:
-        among = Among(sequence.real[:, None, None])
-        streams = network.run_block(sequence.streams, number, among, sequence.real, Trace())
+        taken = network.packing(sequence.real)
+        among, streams = AmongEvents(taken), taken.take(sequence.streams)
+        streams = network.run_block(streams, number, among, taken.real, Trace())
         events = OwnEvents(EncodedEvents({PLACE: among.kept[0]}, sequence.real))
-        sequence = SequenceState(streams, sequence.real)
+        sequence = SequenceState(taken.put_back(streams), sequence.real)
     fields = network.run_block(state.fields, number, events.beside(PLACE), None, Trace())
     return DepthState(number, fields, sequence)
 
@@ -82,8 +91,11 @@ def state_logits(network: PrefixNetwork, state: DepthState) -> Float[Tensor, "ba
     sequence = state.sequence
     events: Events = NoEvents()
     if sequence is not None:
-        kept = network.exit.keys_values(sequence.streams, sequence.real, Trace(), PLACE)
-        events = OwnEvents(EncodedEvents({PLACE: kept}, sequence.real))
+        taken = network.packing(sequence.real)
+        streams = taken.take(sequence.streams)
+        k, v = network.exit.keys_values(streams, taken.real, Trace(), PLACE)
+        kept = {PLACE: (taken.spread(k), taken.spread(v))}
+        events = OwnEvents(EncodedEvents(kept, sequence.real))
     left = network.exit(state.fields, events.alone(PLACE), None, Trace(), PLACE)
     tokens = network.norm(network.streams.leave(left))
     logits: Tensor = network.head(tokens.flatten(1))
