@@ -10,6 +10,7 @@ from rankloom.batch import Batch
 from rankloom.config import parse_config
 from rankloom.data.examples import example_schema, random_batch
 from rankloom.layers.embedding import FieldEmbedding, tables
+from rankloom.ranking.loopctr import LoopCTRConfig
 from rankloom.ranking.token_network import SequenceTokenNetwork, TokenNetwork
 from rankloom.ranking.token_summary import summarise_tokens
 from rankloom.ranking.transformer import Transformer, TransformerConfig
@@ -328,3 +329,14 @@ def test_summary_counts_what_is_built() -> None:
     fields = summarise_tokens(network(), SCHEMA).rows[1:]
     assert [row.name for row in fields] == list(FIELDS)
     assert fields[-1].kind == "mean of a sequence"
+
+
+def test_summary_of_compressed_events() -> None:
+    old = {"kind": "old_events", "short_events": 2, "num_queries": 3}
+    config = parse_config(LoopCTRConfig, {"embedding_dim": 4, "dim": 8, "compression": old}, "test")
+    summary = summarise_tokens(config, SCHEMA)
+    rows = [(row.name, row.count, row.sources, row.width) for row in summary.rows[:2]]
+    assert rows == [("short", 2, ("history",), 8), ("long", 3, ("history",), 8)]
+    assert summary.num_events == 5
+    plain = summarise_tokens(LoopCTRConfig(embedding_dim=4), SCHEMA)
+    assert (plain.rows[0].name, plain.num_events) == ("history", 6)

@@ -83,11 +83,12 @@ def _show_tokens(name: str, source: Path, settings: list[str], as_json: bool) ->
     from rankloom.data.plan import declared_schema
     from rankloom.data.store import Dataset
     from rankloom.data.table_schema import load_table_schema
+    from rankloom.ranking.prefix_tokens import PrefixTokens
     from rankloom.ranking.token_network import TokenNetwork
     from rankloom.ranking.token_summary import summarise_tokens
 
     config = parse_config(lookup(name).config, apply_overrides({}, settings), f"model {name}")
-    if not isinstance(config, TokenNetwork):
+    if not isinstance(config, TokenNetwork | PrefixTokens):
         raise ValueError(f"{name} is not made of tokens; --schema is for models that are")
     is_folder = source.is_dir()
     data = Dataset.open(source).schema if is_folder else declared_schema(load_table_schema(source))

@@ -34,7 +34,6 @@ from rankloom.ranking.prefix_parts import (
     RequestEvents,
     Trace,
 )
-from rankloom.ranking.prefix_tokens import PrefixInput
 from rankloom.schema import Schema
 
 
@@ -89,7 +88,7 @@ class PrefixNetwork(nn.Module):
         self.streams = sizes.streams
         self.order = list(order)
         num_layers = max(self.order, default=-1) + 1
-        self.tokens = PrefixInput(config, schema)
+        self.tokens = config.build_tokens(schema)
         self.entry = config.grouping.build(sizes, self.tokens.sizes)
         self.packing = TokenPacking(enabled=self.entry.packs)
         self.layers = nn.ModuleList(ExpertLayer(sizes, 1 + number) for number in range(num_layers))

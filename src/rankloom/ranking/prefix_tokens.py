@@ -158,6 +158,14 @@ class PrefixTokens(Config):
     dropout: float = Field(0.1, ge=0, lt=1)
     """Share of attention weights and of hidden units dropped in training."""
 
+    def build_tokens(self, schema: Schema) -> "PrefixInput":
+        """The first part: from a batch to tokens.
+
+        Raises:
+            ValueError: as `PrefixInput`.
+        """
+        return PrefixInput(self, schema)
+
 
 class EventParts:
     """Makes the parts of sequence tokens."""
@@ -214,6 +222,16 @@ class PrefixInput(nn.Module):
             parts = EventParts(config, schema, self.embedding)
             self.sequence = config.compression.build(groups, parts)
             self.sizes = cast(dict[str, int], self.sequence.sizes)
+
+    @property
+    def num_events(self) -> int:
+        """Sequence tokens, padding included."""
+        return sum(self.sizes.values())
+
+    @property
+    def compressed(self) -> bool:
+        """Whether some sequence tokens stand for several events."""
+        return self.sequence is not None and not isinstance(self.sequence, _AllEvents)
 
     def fields(self, batch: Batch) -> Float[Tensor, "batch fields dim"]:
         """The field tokens; all are real."""

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from rankloom.layers.embedding import group_field_names
+from rankloom.ranking.prefix_tokens import PrefixInput, PrefixTokens
 from rankloom.ranking.token_network import SequenceTokenNetwork, TokenNetwork
 from rankloom.schema import NUM_RESERVED, Schema, SequenceField
 
@@ -43,7 +44,7 @@ class TokenSummary:
         return self.num_events + self.num_fields
 
 
-def summarise_tokens(config: TokenNetwork, schema: Schema) -> TokenSummary:
+def summarise_tokens(config: TokenNetwork | PrefixTokens, schema: Schema) -> TokenSummary:
     """The tokens of a model on a schema.
 
     Raises:
@@ -52,11 +53,15 @@ def summarise_tokens(config: TokenNetwork, schema: Schema) -> TokenSummary:
     # Table sizes do not matter here, and real ones would be drawn at random for nothing.
     schema = schema.model_copy(update={"tables": dict.fromkeys(schema.tables, NUM_RESERVED)})
     tokens = config.build_tokens(schema)
-    groups = config.events.chosen(schema) if isinstance(config, SequenceTokenNetwork) else []
-    rows = [_event_row(group, config.embedding_dim) for group in groups]
+    rows: list[TokenRow] = []
     order = ""
-    if isinstance(config, SequenceTokenNetwork) and len(groups) > 1:
-        order = config.events.order(groups)
+    if isinstance(config, SequenceTokenNetwork | PrefixTokens):
+        groups = config.events.chosen(schema)
+        rows = [_event_row(group, config.embedding_dim) for group in groups]
+        order = config.events.order(groups) if len(groups) > 1 else ""
+    if isinstance(tokens, PrefixInput) and tokens.compressed:
+        names = tuple(row.name for row in rows)
+        rows = [TokenRow(n, "events", c, names, config.dim) for n, c in tokens.sizes.items()]
     kinds = _kinds(schema)
     for source in config.tokens.sources(tokens.embedding.field_names, config.embedding_dim):
         counts = Counter(kinds[name] for name in source.fields)
