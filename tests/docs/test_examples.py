@@ -14,7 +14,8 @@ def run(name: str) -> dict[str, Any]:
 
 
 def test_every_example_stands_here() -> None:
-    assert {path.stem for path in EXAMPLES.glob("*.py")} == {"quickstart", "deres_in_your_stack"}
+    tested = {"quickstart", "deres_in_your_stack", "loops_and_early_exit"}
+    assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
 def test_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
@@ -26,3 +27,13 @@ def test_quickstart(capsys: pytest.CaptureFixture[str]) -> None:
 def test_deres_in_your_stack() -> None:
     losses = run("deres_in_your_stack")["main"](steps=30)
     assert losses[-1] < 0.5 * losses[0]
+
+
+def test_loops_and_early_exit(capsys: pytest.CaptureFixture[str]) -> None:
+    depths = run("loops_and_early_exit")["main"](rows=1_500, dim=8)
+    assert list(depths) == [f"depth {number}" for number in range(4)]
+    assert len(set(depths.values())) == 4
+    rows = capsys.readouterr().out.partition("took: ")[2]
+    counts = [int(count) for count in rows.strip().strip("[]").split(",")]
+    assert counts[0] == 0  # a change needs two depths
+    assert sum(counts) > 100
