@@ -97,6 +97,22 @@ def leaderboard(path: str) -> str:
     return "\n".join(lines).replace("\\<", "&lt;")  # an escape that Python-Markdown does not know
 
 
+def depth_tables(path: str) -> str:
+    """The tables of a saved `depths.json`."""
+    from rankloom.evaluation.depth_figures import read_depths
+    from rankloom.report.depths import depth_tables as tables
+
+    figures = read_depths(ROOT / path)
+    lines = [f"{figures.dataset}, {figures.split} split, {figures.model}, seed {figures.seed}."]
+    for table in tables(figures):
+        others = len(table.columns) - table.names
+        lines += ["", f"**{table.title}**", "", f"| {' | '.join(table.columns)} |"]
+        lines.append("| --- " * table.names + "| ---: " * others + "|")
+        lines += [f"| {' | '.join(row)} |" for row in table.rows]
+        lines += [line for note in table.notes for line in ("", note)]
+    return "\n".join(lines)
+
+
 def speed_tables(path: str) -> str:
     """Tables of a benchmark result."""
     if str(ROOT) not in sys.path:  # mkdocs puts the path back after loading a hook
@@ -167,6 +183,7 @@ SMALL = {"embedding_dim": 4, "dim": 16, "num_layers": 2, "head": {"hidden": [8]}
 GENERATORS = {
     "config": config_table,
     "connections": connection_table,
+    "depths": depth_tables,
     "models": model_table,
     "zoo": zoo_table,
     "leaderboard": leaderboard,
