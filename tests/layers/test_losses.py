@@ -169,3 +169,25 @@ def test_without_two_events_or_another_row_there_is_nothing_to_tell(lengths):
     loss.backward()
     assert loss.item() == 0
     assert not states.grad.any()
+
+
+def test_rows_of_no_weight_tell_no_next_event():
+    generator = torch.Generator().manual_seed(0)
+    states, events = (torch.randn(3, 4, 2, generator=generator) for _ in range(2))
+    mask = torch.ones(3, 4, dtype=torch.bool)
+
+    def loss(weight):
+        torch.manual_seed(0)
+        return next_event_loss(states, events, mask, weight=weight)
+
+    alone = torch.tensor([0.0, 2.0, 0.0])
+    rows = [loss(torch.eye(3)[row]) for row in range(3)]
+    torch.testing.assert_close(loss(alone), rows[1])
+    torch.testing.assert_close(loss(torch.tensor([1.0, 3.0, 0.0])), (rows[0] + 3 * rows[1]) / 4)
+    torch.testing.assert_close(loss(None), torch.stack(rows).mean())
+    assert loss(torch.zeros(3)) == 0
+
+
+def test_a_batch_without_rows_has_no_loss():
+    batch = Batch(torch.empty(0, 1, dtype=torch.int32), torch.empty(0, 0), labels=torch.empty(0, 2))
+    assert ranking_loss(torch.empty(0, 2), batch).total == 0

@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankloom.layers.recurrent import AGRU, AIGRU, AUGRU, GRU, align_left, at_places
+from rankloom.layers.event_search import events_at
+from rankloom.layers.recurrent import AGRU, AIGRU, AUGRU, GRU, align_left
 
 LENGTHS = [3, 0, 5, 1]
 
@@ -38,8 +39,8 @@ def test_rows_are_rotated_to_the_left() -> None:
     assert torch.equal(mask, left_aligned())
     assert places.tolist()[0] == [2, 3, 4, 0, 1]
     x = torch.arange(5.0).expand(4, 5).unsqueeze(2)
-    assert at_places(x, places)[0, :, 0].tolist() == [2, 3, 4, 0, 1]
-    assert at_places(x, places)[3, :1, 0].tolist() == [4]
+    assert events_at(places, x)[0, :, 0].tolist() == [2, 3, 4, 0, 1]
+    assert events_at(places, x)[3, :1, 0].tolist() == [4]
 
 
 def test_states_are_those_of_torch() -> None:

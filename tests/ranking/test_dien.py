@@ -121,7 +121,7 @@ def test_auxiliary_loss_step_by_step(kind: str) -> None:
             ]
         )
 
-    expected = 0.3 * next_event_loss(*padded, mask, compare)
+    expected = 0.3 * next_event_loss(*padded, mask, compare, weight=batch.weight)
     # The objective is computed in float32.
     torch.testing.assert_close(
         loss.parts["next_event"].double(), expected.double(), rtol=1e-5, atol=1e-6

@@ -425,7 +425,9 @@ def test_the_loss_is_the_weighted_sum_over_depths_and_the_balance() -> None:
     ],
 )
 def test_depths_without_a_weight_are_left_out(supervision, weights, calls) -> None:
-    model, batch = build(supervision=supervision, balance_weight=0.0), double_batch(4)
+    served = next(depth for depth, weight in enumerate(weights) if weight > 0)
+    settings = {"supervision": supervision, "balance_weight": 0.0, "predict_loops": served}
+    model, batch = build(**settings), double_batch(4)
     counted = count_calls(model.network.layers[0])
     exits = count_calls(model.network.exit)
     loss = model.loss(batch)
@@ -557,3 +559,10 @@ def test_what_cannot_be_is_said() -> None:
         build(FIELDS_ONLY).encode_events(double_batch(2, FIELDS_ONLY))
     with pytest.raises(ValueError, match=r"set events.pooled = false"):
         build(events={"pooled": True}).encode_events(double_batch(2))
+
+
+def test_a_depth_that_is_never_trained_cannot_be_served() -> None:
+    last = {"supervision": {"kind": "last"}}
+    with pytest.raises(ValueError, match="predict_loops must be a depth that supervision gives"):
+        build(**last)
+    assert build(**last, predict_loops=2).predict_loops == 2

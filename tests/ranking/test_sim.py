@@ -11,7 +11,7 @@ from rankloom.layers.losses import ranking_loss
 from rankloom.ranking.histories import History, HistoryShape
 from rankloom.ranking.sim import SIM, SIMConfig
 from rankloom.ranking.sim_search import HardSearch, SoftSearch
-from rankloom.schema import IdMember, Schema
+from rankloom.schema import NUM_RESERVED, IdMember, Schema
 
 FIELDS = example_schema(num_categorical=1, num_numeric=1, sequences=False, num_tasks=2)
 EVENTS = example_schema(
@@ -57,7 +57,7 @@ def found_in(model: SIM, batch: Batch, row: int, history: History) -> tuple[list
     if hasattr(search, "member"):
         ids, target = history.ids[row, :, 1].tolist(), int(batch.categorical[row, 1])
         scores = torch.tensor([float(value == target) for value in ids])
-        real = [place for place in real if ids[place] == target]
+        real = [place for place in real if ids[place] == target and target >= NUM_RESERVED]
     else:
         t, keys = history.target[row], history.keys[row]
         if hasattr(search, "of_target"):

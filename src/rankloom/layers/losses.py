@@ -70,7 +70,7 @@ def task_losses(
     wanted = labels if targets is None else targets.float()
     each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
     if batch.label_mask is None and batch.weight is None:
-        return each.mean(0)
+        return each.sum(0) / max(len(each), 1)
     return _known_mean(each, batch)
 
 
@@ -79,6 +79,8 @@ def next_event_loss(
     events: Float[Tensor, "batch events dim"],
     mask: Bool[Tensor, "batch events"],
     compare: Callable[[Tensor, Tensor], Tensor] | None = None,
+    *,
+    weight: Float[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, ""]:
     """How well the state of each event tells the event after it from one of another row.
 
@@ -97,9 +99,10 @@ def next_event_loss(
         mask: True at real events, which stand side by side.
         compare: scores of states [batch, events - 1, state_dim] and as many events, without their
             last axis; None: inner products, of equal widths.
+        weight: weights of the rows; None: all alike.
 
     Returns:
-        The mean; 0 where no row has two events or only one row has any.
+        The mean; 0 where no row of any weight has two events or only one row has any.
     """
     counts = mask.sum(1)
     ends = counts.cumsum(0)
@@ -116,8 +119,10 @@ def next_event_loss(
     each = F.softplus(-score(before, events[:, 1:]).float())
     each = each + F.softplus(score(before, other[:, 1:]).float())
     known = mask[:, :-1] & mask[:, 1:] & (others > 0)
+    share = known.float() if weight is None else known * weight.unsqueeze(1)
+    total = share.sum()
     # Padding has no gradient, whatever its scores are.
-    return each.masked_fill(~known, 0.0).sum() / known.sum().clamp(min=1)
+    return (each.masked_fill(~known, 0.0) * share).sum() / torch.where(total > 0, total, 1.0)
 
 
 def _inner_product(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from rankloom.layers.event_search import events_at
+
 
 def align_left(
     mask: Bool[Tensor, "batch events"],
@@ -25,13 +27,6 @@ def align_left(
     count = mask.sum(1, keepdim=True)  # [batch, 1]
     places = torch.arange(length, device=mask.device)
     return (places - count).remainder(length), places < count
-
-
-def at_places(
-    x: Float[Tensor, "batch events dim"], places: Int[Tensor, "batch chosen"]
-) -> Float[Tensor, "batch chosen dim"]:
-    """The vectors at some places of every row."""
-    return x.gather(1, places.unsqueeze(2).expand(-1, -1, x.shape[2]))
 
 
 class GRU(nn.Module):
@@ -96,7 +91,7 @@ class AIGRU(nn.Module):
         """
         states = self.gru(weights.unsqueeze(2) * x)
         count = mask.sum(1, keepdim=True)  # [batch, 1]
-        return at_places(states, (count - 1).clamp(min=0)).squeeze(1) * (count > 0)
+        return events_at((count - 1).clamp(min=0), states).squeeze(1) * (count > 0)
 
 
 class AGRU(nn.Module):

@@ -6,10 +6,11 @@ Equations, for one history of events e[1..n], oldest first, and the target e[n+1
     z    = Norm(x + Dropout(W_O Attention(x)))
     x'   = Norm(z + Dropout(W2 LeakyReLU(W1 z + b1) + b2))  per layer
     logits = MLP([fields; pool(x[L]) of every history])
-Differs from the paper: padding and future events are never attended to or pooled. Members of an
-    event that the target has not, such as a price, are zero in the target's place. The paper's p is
-    a function of the time since the event, which the data may not have: by default p is learned for
-    every place from the end, as in FuxiCTR; `positions.kind = "time_since"` is the paper's.
+Differs from the paper: padding is never attended to or pooled; all real events are, those after
+    the request too, which `time_since` counts as now. Members of an event that the target has not,
+    such as a price, are zero in the target's place. The paper's p is a function of the time since
+    the event, which the data may not have: by default p is learned for every place from the end, as
+    in FuxiCTR; `positions.kind = "time_since"` is the paper's.
 The paper does not say: how the time since the event becomes a vector (here one is learned for every
     power of two of seconds); what of the layer's output the network reads. Its figure has all
     tokens side by side (`concat`); the mean is FuxiCTR's default, and here.

@@ -26,9 +26,10 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from rankloom.batch import Batch
+from rankloom.layers.event_search import events_at
 from rankloom.layers.losses import next_event_loss, ranking_loss
 from rankloom.layers.mlp import ActivationName
-from rankloom.layers.recurrent import GRU, align_left, at_places
+from rankloom.layers.recurrent import GRU, align_left
 from rankloom.protocols import Loss
 from rankloom.ranking.dien_parts import (
     Auxiliary,
@@ -79,15 +80,15 @@ class _InterestUnit(nn.Module):
 
     def forward(self, history: History) -> _Interests:
         places, mask = align_left(history.mask)
-        events = at_places(history.events, places)
+        events = events_at(places, history.events)
         states = self.extract(events)
         weights = self.attention(history.target, states, mask)
         return _Interests(self.evolve(states, weights, mask), states, events, mask)
 
-    def next_event_loss(self, read: _Interests) -> Float[Tensor, ""]:
-        """What the states miss of the next events, a mean over steps."""
+    def next_event_loss(self, read: _Interests, weight: Tensor | None) -> Float[Tensor, ""]:
+        """What the states miss of the next events, a mean over steps; rows have weights."""
         # DIFF: negatives are other rows' events
-        return next_event_loss(read.states, read.events, read.mask, self.auxiliary)
+        return next_event_loss(read.states, read.events, read.mask, self.auxiliary, weight=weight)
 
 
 class DIEN(nn.Module):
@@ -120,7 +121,7 @@ class DIEN(nn.Module):
         if not interests or self.auxiliary_weight == 0:
             return labels
         each = [
-            cast(_InterestUnit, unit).next_event_loss(read)
+            cast(_InterestUnit, unit).next_event_loss(read, batch.weight)
             for unit, read in zip(self.units, interests, strict=True)
         ]
         next_event = self.auxiliary_weight * torch.stack(each).mean()

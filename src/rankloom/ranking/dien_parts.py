@@ -128,7 +128,7 @@ class _InnerProduct(nn.Module):
     def forward(
         self, states: Float[Tensor, "batch events dim"], events: Float[Tensor, "batch events dim"]
     ) -> Float[Tensor, "batch events"]:
-        return (states * events).sum(2)
+        return (states.float() * events.float()).sum(2)
 
 
 class _Network(nn.Module):

@@ -226,7 +226,7 @@ class DMIN(nn.Module):
         if self.auxiliary_weight == 0:
             return labels
         each = [
-            next_event_loss(states, history.events, history.mask)
+            next_event_loss(states, history.events, history.mask, weight=batch.weight)
             for states, history in zip(refined, histories, strict=True)
         ]
         next_event = self.auxiliary_weight * torch.stack(each).mean()

@@ -21,7 +21,7 @@ from rankloom.batch import Batch
 from rankloom.layers.event_search import RandomPlanes, best_events, events_at
 from rankloom.layers.multi_head_target import MultiHeadTargetAttention
 from rankloom.ranking.histories import History
-from rankloom.ranking.long_histories import LongHistoryNetwork, MultiHead, side_by_side
+from rankloom.ranking.long_histories import LongHistoryNetwork, MultiHead, comparable, side_by_side
 from rankloom.schema import Schema
 
 
@@ -50,7 +50,7 @@ class _HashSearch(nn.Module):
     def forward(self, history: History) -> Float[Tensor, "batch dim"]:
         # DIFF: keys are the members that the target has too
         distances = self.planes.distances(history.keys, history.target)  # [batch, events]
-        index, mask = best_events(-distances, history.mask, self.num_found)
+        index, mask = best_events(-distances, comparable(history), self.num_found)
         return self.attention(history.target, events_at(index, history.events), mask)
 
 

@@ -53,7 +53,7 @@ class HistoryNetwork(Network):
     targets: dict[str, str] = Field({})
     """Field that an id member of a history is compared with, by member, such as
     `item = "candidate"`. Members not named here have the field of the same name and table, or else
-    the only field that reads the same table."""
+    the only field that reads the same table. Numeric and vector members are not compared."""
     pooled: bool = False
     """Keep the mean of the histories as fields too."""
 
@@ -126,6 +126,7 @@ class HistoryInput(nn.Module):
         self.groups = [group.name for group in groups]
         self.with_ids = with_ids
         self.shapes = []
+        self._in_order: list[bool] = []  # of every history, whether its members stay in order
         places = {name: place for place, name in enumerate(self.embedding.field_names)}
         columns = {field.name: place for place, field in enumerate(schema.categorical)}
         for number, group in enumerate(groups):
@@ -147,6 +148,7 @@ class HistoryInput(nn.Module):
                 "ids": list(single.values()),
                 "target_ids": [columns[targets[name]] for name in single],
             }
+            self._in_order.append(buffers["members"] == sorted(buffers["members"]))
             for kind, index in buffers.items():
                 buffer = torch.tensor(index, dtype=torch.int64)
                 self.register_buffer(f"_{kind}{number}", buffer, persistent=False)
@@ -185,9 +187,10 @@ class HistoryInput(nn.Module):
             ids = padded.ids.index_select(2, self.get_buffer(f"_ids{number}"))
             columns = self.get_buffer(f"_target_ids{number}")
             target_ids = batch.categorical.index_select(1, columns)
+        x = padded.x if self._in_order[number] else padded.x.index_select(2, members)
         return History(
             # Until one view says so, an exporter does not know that both have equal rows.
-            padded.x.index_select(2, members).view(fields.shape[0], shape.length, shape.dim),
+            x.view(fields.shape[0], shape.length, shape.dim),
             fields.index_select(1, targets).flatten(1),
             padded.mask,
             padded.time,

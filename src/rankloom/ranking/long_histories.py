@@ -3,7 +3,7 @@
 from typing import Annotated, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -115,6 +115,11 @@ class _UnitInterest(nn.Module):
 
     def forward(self, history: History) -> Float[Tensor, "batch dim"]:
         return self.unit(history.target, history.keys, history.events, history.mask)
+
+
+def comparable(history: History) -> Bool[Tensor, "batch events"]:
+    """True at real events whose row has a target: a vector of zeros lies on no side of a plane."""
+    return history.mask & (history.target != 0).any(1, keepdim=True)
 
 
 def side_by_side(

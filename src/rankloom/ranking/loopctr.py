@@ -24,7 +24,8 @@ The paper does not say, or it is not known:
       vectors; whether loops are told apart: `loop_index_embedding`, off by default.
     - the layer of the exit: as all others, with experts and streams; a last RMSNorm before
       the head.
-    - what becomes of it without events: then the exit attends to the global tokens.
+    - what becomes of it without events: in data without any, the exit attends to the global
+      tokens; in a row without any, it finds zeros.
 """
 
 from jaxtyping import Float, Int
@@ -63,7 +64,8 @@ class LoopCTR(nn.Module):
 
     Raises:
         ValueError: `num_heads` does not divide `dim`, more experts are to run than there are,
-            `predict_loops` is more than `num_loops`, or the weights do not fit the depths.
+            `predict_loops` is more than `num_loops` or a depth without a weight, or the weights do
+            not fit the depths.
     """
 
     def __init__(self, config: LoopCTRConfig, schema: Schema) -> None:
@@ -80,6 +82,12 @@ class LoopCTR(nn.Module):
         )
         self.num_depths = self.network.num_depths
         self.weights = config.supervision.weights(self.num_depths)
+        if self.weights[self.predict_loops] == 0:
+            raise ValueError(
+                "predict_loops must be a depth that supervision gives a weight, or validation "
+                f"watches logits that are never trained; got predict_loops={self.predict_loops}, "
+                f"weights {list(self.weights)}"
+            )
 
     @property
     def predict_loops(self) -> int:
@@ -149,8 +157,8 @@ class LoopCTR(nn.Module):
             candidates: a row for every candidate; its events are not read.
             cache: what `encode_events` gave, with the same `predict_loops`.
             request: for every candidate the row of the cache that it belongs to. Attention weighs
-                candidates * fields * events pairs in every head at once; where that is too much,
-                score some candidates after others.
+                requests * most candidates of one * fields * events pairs in every head at once:
+                score requests with like numbers of candidates together.
 
         Raises:
             ValueError: the events were encoded for another number of loops.

@@ -72,8 +72,14 @@ def start_depths(network: PrefixNetwork, batch: Batch) -> DepthState:
 
 
 def next_depth(network: PrefixNetwork, state: DepthState) -> DepthState:
-    """The same rows after one more block."""
+    """The same rows after one more block.
+
+    Raises:
+        ValueError: they are at the last depth.
+    """
     number = state.depth + 1
+    if number >= network.num_depths:
+        raise ValueError(f"there are {network.num_depths} depths; got rows at the last one")
     sequence = state.sequence
     events: Events = NoEvents()
     if sequence is not None:

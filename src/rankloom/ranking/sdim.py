@@ -7,7 +7,7 @@ Equations, for every history, with target t, the parts k[j] of its events e[j] t
     sign[i](x) = (r[i,1] . x > 0, ..., r[i,b] . x > 0)
     s[i]       = sum over events with sign[i](k[j]) = sign[i](t) of e[j]
     long       = mean over i of s[i] / ||s[i]||, zeros where a round finds nothing
-    logits     = MLP([fields; A(t, latest events); long], A being multi-head target attention
+    logits     = MLP([fields; A(t, latest events); long]), A being multi-head target attention
     An event at an angle a to the target is found with probability (1 - a / pi)^b, so without the
     unit length `long` is, on average, a sum over all events with these weights.
 Differs from the paper: buckets are compared for every row, not stored in tables that one server
@@ -26,7 +26,7 @@ from torch.nn import functional
 from rankloom.batch import Batch
 from rankloom.layers.event_search import RandomPlanes
 from rankloom.ranking.histories import History
-from rankloom.ranking.long_histories import LongHistoryNetwork, side_by_side
+from rankloom.ranking.long_histories import LongHistoryNetwork, comparable, side_by_side
 from rankloom.schema import Schema
 
 EPS = 1e-6
@@ -63,7 +63,7 @@ class _SampledInterest(nn.Module):
         # DIFF: keys are the members that the target has too
         same = self.planes(history.keys) == self.planes(history.target).unsqueeze(1)
         found = torch.unflatten(same, 2, self.signature).all(2)  # [batch, events, rounds]
-        weights = (found & history.mask.unsqueeze(2)).to(history.events.dtype)
+        weights = (found & comparable(history).unsqueeze(2)).to(history.events.dtype)
         sums = weights.mT @ history.events  # [batch, rounds, dim]
         return self.scaled(sums).mean(1)
 

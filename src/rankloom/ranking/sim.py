@@ -155,7 +155,8 @@ class SIM(nn.Module):
         ]
         logits = self.auxiliary(side_by_side(fields, pooled))  # DIFF: the paper reads no fields
         search = self.auxiliary_weight * ranking_loss(logits, batch).total
-        return Loss(labels.total + search, {"labels": labels.total, "search": search})
+        parts = {"labels": labels.total, "search": search}
+        return Loss(labels.total + search, labels.parts | parts)
 
     def _relevance(self, histories: list[History]) -> list[Relevance]:
         return [search(one) for search, one in zip(self.search, histories, strict=True)]

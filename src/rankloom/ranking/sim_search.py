@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from rankloom.config import Config
 from rankloom.layers.mlp import linear
 from rankloom.ranking.histories import History, HistoryShape
-from rankloom.schema import PADDING
+from rankloom.schema import NUM_RESERVED
 
 
 class Relevance(NamedTuple):
@@ -24,7 +24,9 @@ class Relevance(NamedTuple):
 
 
 class CategorySearch(nn.Module):
-    """Events whose id is the target's, all equally relevant; padding never matches.
+    """Events whose id is the target's, all equally relevant.
+
+    Padding never matches, nor do ids that training did not keep: they may be of any category.
 
     Args:
         member: place of the id among the history's `id_members`.
@@ -38,7 +40,7 @@ class CategorySearch(nn.Module):
         """Scores of all events."""
         ids = cast(Tensor, history.ids)[:, :, self.member]
         target = cast(Tensor, history.target_ids)[:, self.member, None]
-        matches = (ids == target) & (ids != PADDING)
+        matches = (ids == target) & (ids >= NUM_RESERVED)
         return Relevance(matches.to(history.events.dtype), matches)
 
 

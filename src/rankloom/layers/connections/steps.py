@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from rankloom.layers.connections.hyper import hyper_step
 from rankloom.layers.connections.hyper_coefficients import DynamicCoefficients
 from rankloom.layers.connections.layers import Layer, last_tokens
+from rankloom.layers.connections.products import wide
 
 Streams = Float[Tensor, "batch tokens *streams_and_dim"]
 """Residual streams of every token: [batch, tokens, dim] if there is one, else
@@ -58,8 +59,8 @@ class OneStream:
         return PlainStep()
 
     def enter(self, x: Float[Tensor, "batch tokens dim"]) -> Streams:
-        """The streams of tokens."""
-        return x
+        """The streams of tokens, not rounded below float32."""
+        return wide(x)
 
     def leave(self, streams: Streams) -> Float[Tensor, "batch tokens dim"]:
         """The tokens of streams."""
@@ -82,7 +83,7 @@ class SeveralStreams:
 
     def enter(self, x: Float[Tensor, "batch tokens dim"]) -> Streams:
         """The streams of tokens."""
-        return x.unsqueeze(2).expand(-1, -1, self.num_streams, -1)
+        return wide(x).unsqueeze(2).expand(-1, -1, self.num_streams, -1)
 
     def leave(self, streams: Streams) -> Float[Tensor, "batch tokens dim"]:
         """The tokens of streams."""
