@@ -51,7 +51,8 @@ def run(small_log: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_depths_shows_and_writes_everything(run: Path) -> None:
     result = invoke("depths", run, "--points", 2, "--draws", 2)
     assert result.exit_code == 0, result.output
-    for expected in ("Depths, test split", "Oracle over depths", "Policies", "depths.html"):
+    shown = ("Depths, test split", "Oracle over depths", "Headroom beyond", "Policies")
+    for expected in (*shown, "depths.html"):
         assert expected in result.stdout
     assert {"depths.json", "depths.html"} <= {path.name for path in run.iterdir()}
 
@@ -72,7 +73,7 @@ def test_json_into_a_folder_of_its_own(run: Path, tmp_path: Path) -> None:
     [
         (("--split", "valid"), "policies are fitted on valid: report another split"),
         (("--fit", "nowhere"), "no split 'nowhere' in"),
-        (("--points", "0"), "points and draws must be at least 1; got 0 and 20"),
+        (("--points", "0"), "points must be 1 to 100; got 0"),
     ],
 )
 def test_bad_input_is_one_sentence(run: Path, arguments: tuple[str, ...], sentence: str) -> None:

@@ -93,6 +93,9 @@ def test_the_loss_around_the_weights(runs: dict[str, Path], tmp_path: Path) -> N
     ("arguments", "sentence"),
     [
         ((), "nothing to inspect in"),
+        (("--curvature",), "--curvature is part of the landscape; give --landscape too"),
+        (("--radius", "1"), "--radius is part of the landscape; give --landscape too"),
+        (("--radius", "1", "--tables"), "--radius and --tables are part of the landscape; give"),
         (("--layers", "cross"), "no module fits 'cross'; modules are"),
         (("--against", "none"), "no record.json in none"),
         (("--landscape", "--radius", "0"), "radius"),

@@ -133,3 +133,12 @@ def test_an_item_twice_in_one_sequence_is_refused(tmp_path: Path) -> None:
     origin = write_form(tmp_path / "from", [[1, 2, 3, 4, 5], [1, 2, 7, 3, 7]])
     with pytest.raises(ValueError, match="a user's items must differ; user 2 has item 7 twice"):
         get("amazon-toys", origin=origin, out=tmp_path, verify=False)
+
+
+def test_an_item_that_the_items_lack_is_refused(tmp_path: Path) -> None:
+    origin = write_form(tmp_path / "from", [[1, 9, 3, 81, 5], [9, 2, 7, 3, 4]])
+    items = pl.read_parquet(origin / "items.parquet")
+    items.filter(pl.col("item_id") != 9).write_parquet(origin / "items.parquet")
+    message = r"items\.parquet lacks 2 of the sequences' items, such as 9"
+    with pytest.raises(ValueError, match=message):
+        get("amazon-toys", origin=origin, out=tmp_path, verify=False)

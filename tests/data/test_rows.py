@@ -1,3 +1,4 @@
+import re
 from pathlib import Path
 from typing import Any
 
@@ -237,6 +238,20 @@ def test_files_split(tmp_path: Path) -> None:
         codes = collect(open_rows(share, tmp_path), rows=2)[1]
         assert codes[4:] == [2, 2]
         assert set(codes[:4]) == {0, 1}, seed
+    # Users 1, 2 and 3 have four, three and one of the eight rows.
+    LOG.write_csv(tmp_path / "d.csv")
+    drawn = {"kind": "files", "train": "d.csv", "valid_share": 0.5, "valid_by": "user", "seed": 1}
+    users = open_rows(schema(input=None, split=drawn), tmp_path)
+    frame, codes = collect(users)
+    sides = frame.select("user", side=pl.Series(codes)).unique()
+    assert sides["user"].is_unique().all()
+    assert sides["side"].n_unique() == 2
+    assert all(collect(users, rows)[1] == codes for rows in (1, 3))
+    columns = "d.csv has no column past.item; its columns are user, item, stars, ts"
+    by = {**drawn, "valid_by": "past.item"}
+    for changes in ({}, {"history": [history]}):
+        with pytest.raises(ValueError, match=re.escape(columns)):
+            open_rows(schema(input=None, split=by, **changes), tmp_path)
     with pytest.raises(ValueError, match=r"b\.csv is in two splits; a file belongs to one"):
         open_rows(schema(split={**split, "valid": "b.csv"}), tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no such file: .*gone\.csv"):

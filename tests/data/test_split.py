@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from rankloom.data.core import sampled_rows
 from rankloom.data.delimited import Place
+from rankloom.data.keys import KeyColumn
 from rankloom.data.split import (
     SplitCodes,
     check_not_empty,
@@ -202,3 +204,43 @@ def test_a_share_of_a_training_file_is_drawn_for_validation() -> None:
 def test_a_validation_file_and_a_share_are_too_much() -> None:
     with pytest.raises(ValueError, match="give the validation split's files or its share"):
         FileSplit(train="a", valid="b", valid_share=0.1)
+
+
+def test_values_are_drawn_for_validation_with_all_their_rows() -> None:
+    split = FileSplit(train="a", valid_share=0.25, valid_by="user", seed=5)
+    users = pl.Series("user", np.random.default_rng(0).integers(0, 4_000, 40_000))
+    whole = rows_of_file(split, 0, 0, 40_000, users)
+    held, kept = (set(users.filter(pl.Series(whole == code)).to_list()) for code in (1, 0))
+    assert not held & kept
+    num_users = len(held | kept)
+    assert len(held) == pytest.approx(num_users / 4, abs=4 * (num_users * 0.25 * 0.75) ** 0.5)
+    # The same rows whatever the chunks and the type, and none of another file.
+    for size in (1_000, 7_001):
+        chunks = [(start, users.slice(start, size)) for start in range(0, 40_000, size)]
+        parts = [rows_of_file(split, 0, start, len(chunk), chunk) for start, chunk in chunks]
+        assert np.array_equal(np.concatenate(parts), whole)
+    assert np.array_equal(rows_of_file(split, 0, 0, 40_000, users.cast(pl.String)), whole)
+    assert set(rows_of_file(split, 2, 0, 40_000, users).tolist()) == {2}
+    other = rows_of_file(split.model_copy(update={"seed": 6}), 0, 0, 40_000, users)
+    assert 0 < np.mean(other[whole == 1] == 1) < 0.5
+
+
+def test_rows_without_a_value_are_not_drawn() -> None:
+    values = pl.Series(["", None, "", None])
+    for seed in range(40):
+        split = FileSplit(train="a", valid_share=0.5, valid_by="user", seed=seed)
+        codes = rows_of_file(split, 0, 0, 4, values).tolist()
+        assert codes in ([0, 0, 0, 0], [1, 0, 1, 0])
+
+
+def test_values_are_drawn_as_a_sample_draws_them() -> None:
+    key = KeyColumn(np.arange(500, dtype=np.int32), pl.Series(range(500)))
+    split = FileSplit(train="a", valid_share=0.25, valid_by="user", seed=5)
+    drawn = rows_of_file(split, 0, 0, 500, key.values) == 1
+    assert drawn.tolist() == sampled_rows(key, 0.25, seed=5).tolist()
+
+
+@pytest.mark.parametrize("options", [{}, {"valid": "b"}])
+def test_values_to_draw_need_a_share(options: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match="valid_by='user' and no valid_share: give it, or leave"):
+        FileSplit(train="a", valid_by="user", **options)

@@ -74,6 +74,12 @@ def lists(column: pl.Series) -> list[list[int]]:
     return [[int(value) for value in cell.split("^") if value] for cell in cells]
 
 
+def users_of(dataset: Dataset, split: str) -> list[int]:
+    group = dataset.split(split).slice(0, dataset.split(split).rows).group
+    assert group is not None
+    return [int(number) for number in group]
+
+
 def test_files_have_the_published_columns_and_no_quotes(folder: Path) -> None:
     for split, rows in (("train", TRAIN), ("test", TEST)):
         text = (folder / f"{split}.csv").read_text()
@@ -101,6 +107,30 @@ def test_the_schema_prepares_the_files_and_draws_a_validation_split(folder: Path
     assert labels is not None
     assert labels[:, 0].tolist() == [float(x) for x in table(folder, "test")[LABEL[folder.name]]]
     assert dataset.schema.has_group
+
+
+def test_no_user_is_in_two_of_training_and_validation(folder: Path) -> None:
+    dataset = Dataset.open(folder / "prepared")
+    train, valid = (set(users_of(dataset, split)) for split in ("train", "valid"))
+    assert len(valid) >= 5
+    assert not train & valid
+
+
+def test_no_pair_of_electronics_is_torn_apart(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Each row's mate, of one history and the other label, is behind it in the same split."""
+    folder = written("amazonelectronics_x1", tmp_path_factory)
+    dataset = Dataset.open(folder / "prepared")
+    for name in ("train", "valid"):
+        split = dataset.split(name)
+        batch = split.slice(0, split.rows)
+        assert batch.labels is not None
+        assert batch.labels[:, 0].tolist() == [1.0, 0.0] * (split.rows // 2)
+        users = users_of(dataset, name)
+        assert users[::2] == users[1::2]
+        events = batch.sequences["history"]
+        rows = [ids.tolist() for ids in events.ids.tensor_split(events.offsets[1:-1])]
+        assert len(rows) == split.rows
+        assert rows[::2] == rows[1::2]
 
 
 def test_electronics_come_in_pairs_whose_histories_run_in_step(

@@ -127,6 +127,31 @@ def test_one_answer_gives_a_smoothed_rate_and_unknown_rows_do_not_count():
     (unit,) = fit_halting(logits, found)
     assert unit.weights == (0.0, 0.0)
     assert expit(unit.bias) == pytest.approx(0.5 / 8)
+    weight = np.arange(9, dtype=np.float32)
+    heavy = Predictions(found.logits, found.labels, mask, weight=weight)
+    (unit,) = fit_halting(logits, heavy)
+    assert expit(unit.bias) == pytest.approx(0.5 / (weight[:7].sum() + 1))
+    (unit,) = fit_halting(logits + np.array([0, 1])[:, None, None], heavy)  # all rows get better
+    assert expit(unit.bias) == pytest.approx(21.5 / 22)
+
+
+def test_rows_of_no_weight_are_as_good_as_absent():
+    logits, found = rows(count=80, depths=3)
+    weight = np.where(np.arange(80) < 60, 1.5, 0).astype(np.float32)
+    logits[:, 60:] *= 50  # would change how features are standardised
+    halved = Predictions(found.logits, found.labels, weight=weight)
+    kept = Predictions(found.logits[:60], found.labels[:60], weight=weight[:60])
+    assert np.isnan(row_losses(logits, halved)[:, 60:]).all()
+    assert fit_halting(logits, halved) == fit_halting(logits[:, :60], kept)
+    assert fit_ensemble(logits, halved) == fit_ensemble(logits[:, :60], kept)
+    # One answer among the rows that count, whatever the others say.
+    same = np.zeros((2, 4, 1))
+    same[1, 2:] = 1
+    labelled = Predictions(
+        same[0].astype(np.float32), np.ones((4, 1), np.float32), weight=np.float32([1, 2, 0, 0])
+    )
+    (unit,) = fit_halting(same, labelled)
+    assert expit(unit.bias) == pytest.approx(0.5 / 4)
 
 
 def test_weights_enter_as_repeated_rows():
@@ -168,7 +193,9 @@ def test_rows_without_labels_are_refused():
     with pytest.raises(ValueError, match="these rows have no labels; depth policies are fitted"):
         fit_halting(logits, Predictions(found.logits))
     none = Predictions(found.logits, found.labels, np.zeros((4, 1), np.bool_))
-    with pytest.raises(ValueError, match="need rows whose label is known; got none"):
-        fit_halting(logits, none)
-    with pytest.raises(ValueError, match="need rows whose label is known; got none"):
-        fit_ensemble(logits, none)
+    unweighted = Predictions(found.logits, found.labels, weight=np.zeros(4, np.float32))
+    for nothing in (none, unweighted):
+        with pytest.raises(ValueError, match="units need rows of weight whose label is known; got"):
+            fit_halting(logits, nothing)
+        with pytest.raises(ValueError, match="needs rows of weight whose label is known; got none"):
+            fit_ensemble(logits, nothing)

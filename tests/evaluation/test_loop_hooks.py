@@ -169,6 +169,32 @@ def test_kinds_of_tokens_are_told_apart() -> None:
     ]
 
 
+class Elsewhere(nn.Module):
+    """A layer with a mask, then its router alone; and a second kind of as many tokens, unmasked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = Step()
+        self.exit = ReLURouter(None, DIM, 2)
+
+    def forward(self, batch: Batch) -> Tensor:
+        x = tokens_of(batch)
+        x = self.layer(x, (x != 0).any(2))
+        gates = self.exit(x).gates  # not inside anything that has the mask
+        return gates.sum((1, 2))[:, None] + self.layer(x + 1).sum((1, 2))[:, None]
+
+
+def test_masks_given_elsewhere_are_remembered() -> None:
+    model, x = Elsewhere(), some_tokens()
+    found = measure_loops(model, batches(x, 7, 13), run="a")
+    assert [(one.router, one.padding, one.calls[0].tokens) for one in found.routers] == [
+        ("layer.router", "excluded", 53),
+        ("exit", "excluded", 53),
+        # The layer takes masks and has none here, so these tokens are others.
+        ("layer.router", "counted", 60),
+    ]
+
+
 @pytest.mark.parametrize(
     ("settings", "paths"),
     [

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from rankloom.evaluation.metrics import auc
 from rankloom.evaluation.oracle import (
     NOISES,
     depth_subsets,
@@ -132,6 +133,42 @@ def test_depths_that_know_more_have_more_headroom_than_noise():
     s, y = noisy_depths(0.1)
     drawn = noised_oracle_auc(s, y, draws=10)
     assert (oracle_auc_by_count(s, y)[1:] > drawn[:, 1:].max(0) + 0.01).all()
+
+
+def true_last() -> tuple[np.ndarray, np.ndarray]:
+    """The last depth is the true logit, the first is that and noise."""
+    generator = np.random.default_rng(4)
+    truth = 1.5 * generator.normal(size=6000)
+    y = (generator.random(6000) < 1 / (1 + np.exp(-truth))).astype(np.float32)
+    return np.stack([truth + generator.normal(size=6000), truth]), y
+
+
+def test_noise_around_the_best_depth_leaves_no_headroom():
+    s, y = true_last()
+    oracle = oracle_auc_by_count(s, y)[-1]
+    around_first, around_best = (
+        noised_oracle_auc(s, y, draws=20, reference=depth) for depth in (0, 1)
+    )
+    assert oracle > around_first[:, -1].max() + 0.02
+    assert oracle > auc(y, s[1]) + 0.05  # a gap above the best depth, all of it choice
+    assert abs(oracle - around_best[:, -1].mean()) < 4 * around_best[:, -1].std()
+    assert abs(oracle - around_best[:, -1].mean()) < 0.005
+
+
+def test_headroom_above_a_reference_is_a_figure_of_its_own():
+    s, y = true_last()
+    first, best = (measure_oracle("click", s, y, draws=5, reference=depth) for depth in (0, 1))
+    assert first.counts == best.counts  # the noise of the table stays around the shallowest
+    for found, depth in ((first, 0), (best, 1)):
+        around = found.around_reference
+        drawn = noised_oracle_auc(s, y, draws=5, reference=depth)[:, -1]
+        assert (around.depth, around.noise.noise) == (depth, "joint")
+        assert around.noise.mean == pytest.approx(drawn.mean())
+        assert around.noise.low <= around.noise.mean <= around.noise.high
+        assert around.headroom == pytest.approx(oracle_auc_by_count(s, y)[-1] - drawn.mean())
+    assert first.around_reference.noise == first.counts[-1].noise[0]
+    assert first.around_reference.headroom > 0.02
+    assert abs(best.around_reference.headroom) < 0.005
 
 
 def test_copies_that_are_less_alike_offer_more_choice():

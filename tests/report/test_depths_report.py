@@ -11,7 +11,12 @@ from test_page import HOSTILE, Page
 from rankloom.evaluation.depth_cost import DepthCosts
 from rankloom.evaluation.depth_figures import DepthFigures, DepthPoint
 from rankloom.evaluation.depth_policy import ChangeExit, Policy
-from rankloom.evaluation.oracle_figures import NoiseBand, OracleCount, TaskOracle
+from rankloom.evaluation.oracle_figures import (
+    NoiseBand,
+    OracleCount,
+    ReferenceNoise,
+    TaskOracle,
+)
 from rankloom.report.charts import Chart
 from rankloom.report.depths import depth_tables
 from rankloom.report.depths_page import (
@@ -62,7 +67,11 @@ def oracles(task: str = "click", first: float = 0.7) -> TaskOracle:
                 largest=first + 0.03,
             )
         )
-    return TaskOracle(task=task, rows=1000, positives=300, counts=tuple(counts))
+    band = NoiseBand(noise="joint", mean=first + 0.02, low=first + 0.01, high=first + 0.03)
+    around = ReferenceNoise(depth=1, noise=band, headroom=first + 0.025 - band.mean)
+    return TaskOracle(
+        task=task, rows=1000, positives=300, counts=tuple(counts), around_reference=around
+    )
 
 
 def depth_figures(name: str = "loopctr", **changes: Any) -> DepthFigures:
@@ -126,6 +135,17 @@ def test_tables() -> None:
         assert all(len(row) == len(table.columns) for row in table.rows)
 
 
+def test_headroom_above_the_reference_stands_in_the_notes() -> None:
+    expected = (
+        "Headroom beyond choice above depth 1, the best on valid: +0.00500. That is all 2 depths, "
+        "0.72500, less joint noise around depth 1, 0.72000 (95% 0.7100 to 0.7300)."
+    )
+    assert depth_tables(depth_figures())[1].notes[-1] == expected
+    assert expected in " ".join(Page(render_depths(depth_figures())).text.split())
+    older = oracles().model_copy(update={"around_reference": None})
+    assert len(depth_tables(depth_figures(tasks=(older,)))[1].notes) == 2
+
+
 def test_a_single_depth_is_not_beyond_its_copy() -> None:
     one = oracles().counts[0]
     rounded = one.noise[0].model_copy(update={"mean": one.first + 1e-16})
@@ -174,6 +194,8 @@ def test_oracle_chart_has_the_noise_and_its_intervals() -> None:
     assert joint["error_y"]["array"] == pytest.approx([0.09, 0.08])
     assert joint["error_y"]["arrayminus"] == pytest.approx([0.01, 0.02])
     assert [trace["name"] for trace in others] == ["noise, independent", "noise, anywhere"]
+    colours = [trace["line"]["color"] for trace in (first, mean, joint, *others)]
+    assert len(set(colours)) == 5
 
 
 def test_page_loads_nothing_and_shows_everything(tmp_path: Path) -> None:

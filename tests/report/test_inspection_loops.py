@@ -16,7 +16,7 @@ from rankloom.evaluation.loops import (
     StreamCoefficients,
 )
 from rankloom.report.charts import Chart
-from rankloom.report.inspection import inspection_terminal
+from rankloom.report.inspection import inspection_tables, inspection_terminal
 from rankloom.report.inspection_landscape import LANDSCAPE, landscape_charts, landscape_tables
 from rankloom.report.inspection_loops import (
     COEFFICIENTS,
@@ -113,7 +113,7 @@ def test_tables_of_loops() -> None:
     )
     assert tables[ROUTING].rows[1] == (
         *("loop", "loops", "1", "3"),
-        *("0.500", "1.000", "0.333", "1.000", "0.625"),
+        *("0.500", "1.000", "1.000", "0.625"),
     )
     assert tables[ROUTING].rows[0][-1] == "-"
     assert tables[COEFFICIENTS].rows == (
@@ -126,6 +126,20 @@ def test_tables_of_loops() -> None:
     assert loop_tables(inspection(**nothing)) == []
     assert landscape_tables(inspection(**nothing)) == []
     assert landscape_charts(inspection(**nothing)) == []
+
+
+def test_runs_are_named_where_there_are_several() -> None:
+    one = inspection()
+    runs = [*one.runs, InspectedRun(label="other", run_id="o", model="m", seed=1)]
+    both = inspection_tables(one.model_copy(update={"runs": tuple(runs)}))
+    alone = inspection_tables(one)
+    for table, same in zip(alone, both, strict=True):
+        # A landscape has no other name.
+        assert ("run" in table.columns) == same.title.startswith("Loss around the weights")
+        assert "run" in same.columns
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    assert alone[0].rows[0] == ("loop", "0 to 1", "loop", "0.5000", "0.9000")
+    assert alone[0].names == both[0].names - 1
 
 
 def test_kinds_of_tokens_are_named_where_there_are_several() -> None:

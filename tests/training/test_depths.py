@@ -13,6 +13,7 @@ from rankloom.data.prepare import prepare
 from rankloom.data.store import Dataset
 from rankloom.data.synthetic import SyntheticConfig, synthetic_table_schema, write_csv
 from rankloom.evaluation.adaptive import predict_adaptively
+from rankloom.evaluation.depth_cost import DepthCosts
 from rankloom.evaluation.depth_figures import DepthFigures, read_depths, write_depths
 from rankloom.evaluation.metrics import auc
 from rankloom.evaluation.oracle import oracle_scores
@@ -162,6 +163,39 @@ def test_exits_keep_to_their_costs_on_the_rows_they_were_fitted_on(
         assert target * 0.98 < cost <= target * (1 + 1e-9)
 
 
+def test_exits_are_named_by_their_share_of_the_deepest_fixed_depth(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = DepthCosts(fixed=(10, 12, 14), adaptive=(10, 14, 20), stepped=True)
+    monkeypatch.setattr("rankloom.training.depths.measure_depth_costs", lambda *_, **__: costs)
+    figures = measure_depths(run, points=3, draws=1)  # targets 12.5, 15 and 17.5
+    names = [point.name for point in figures.points if "exit" in point.family]
+    assert [name for name in names if name.startswith("entropy")] == ["entropy 89.3%"]
+    # No change is known at the shallowest depth, so it has dearer targets only.
+    assert [name for name in names if name.startswith("change")] == [
+        "change 107.1%",
+        "change 125.0%",
+    ]
+
+
+def test_names_of_exits_are_unique_however_close_their_costs(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    costs = DepthCosts(fixed=(1000, 1001, 1002), adaptive=(1000, 1001, 1002), stepped=True)
+    monkeypatch.setattr("rankloom.training.depths.measure_depth_costs", lambda *_, **__: costs)
+    figures = measure_depths(run, points=9, draws=1)
+    names = [point.name for point in figures.points]
+    assert len(set(names)) == len(names)
+    assert sum(name.startswith("entropy") for name in names) > 5
+
+
+def test_headroom_is_measured_above_the_reference(run: Run, figures: DepthFigures) -> None:
+    around = figures.tasks[0].around_reference
+    assert around is not None
+    assert f"depth {around.depth}" == figures.reference
+    assert around.headroom == pytest.approx(figures.oracle["auc"] - around.noise.mean)
+
+
 def test_figures_are_written_read_and_the_same_again(
     run: Run, figures: DepthFigures, tmp_path: Path
 ) -> None:
@@ -219,7 +253,9 @@ def test_what_cannot_be_measured(plain: Run, run: Run, small_log: Path) -> None:
     for changes, message in (
         ({"split": "valid"}, "policies are fitted on valid: report another split than that"),
         ({"split": "later"}, "no split 'later' in"),
-        ({"points": 0}, "points and draws must be at least 1; got 0 and 20"),
+        ({"points": 0}, "points must be 1 to 100; got 0"),
+        ({"points": 101}, "points must be 1 to 100; got 101"),
+        ({"draws": 0}, "draws must be at least 1; got 0"),
     ):
         with pytest.raises(ValueError, match=message):
             measure_depths(run, **changes)

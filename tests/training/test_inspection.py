@@ -148,7 +148,7 @@ def test_wrong_settings(runs: tuple[Run, Run], settings: dict[str, Any], message
 
 def test_other_wrong_settings(runs: tuple[Run, Run]) -> None:
     ours, other = runs
-    with pytest.raises(ValueError, match="nothing to inspect in .*: name layers or a run"):
+    with pytest.raises(ValueError, match="nothing to inspect in .*: name layers or a run.* or ask"):
         inspect_runs(other)
     with pytest.raises(ValueError, match="frequency must be min, mean or a categorical field"):
         inspect_runs(ours, [other], frequency="rarest")
@@ -235,6 +235,10 @@ def test_loops_and_the_loss_around_them(small_log: Path, tmp_path: Path) -> None
     }
     assert {n for (path, _), n in calls.items() if ".layers.0." in path} == {2}
     assert {n for (path, _), n in calls.items() if ".exit." in path} == {3}
+    # The exit reads sequence tokens by a method, which no hook sees being given a mask.
+    exits = [path for path, padding in calls if ".exit.attention." in path]
+    assert len(exits) == 2
+    assert {padding for path, padding in calls if path in exits} == {"excluded", "counted"}
     for router in found.routers:
         assert all(sum(call.share) == pytest.approx(1) for call in router.calls)
     assert {len(one.calls[0].pre) for one in found.coefficients} == {2}

@@ -10,7 +10,7 @@ def depths(
     run: Annotated[Path, typer.Argument(help="Run folder, of a model with depths.")],
     split: Annotated[str, typer.Option(help="Split that is reported.")] = "test",
     fit: Annotated[str, typer.Option(help="Split that policies are fitted on.")] = "valid",
-    points: Annotated[int, typer.Option(help="Mean costs that exits are calibrated to.")] = 7,
+    points: Annotated[int, typer.Option(help="Mean costs of exits, 1 to 100.")] = 7,
     draws: Annotated[int, typer.Option(help="Draws of the noise beside the oracle.")] = 20,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
     out: Annotated[

@@ -25,14 +25,16 @@ def inspect(
         bool, typer.Option("--landscape", help="Measure the loss around the weights.")
     ] = False,
     radius: Annotated[
-        float, typer.Option(help="How far: at 1 every weight vector moves by its length.")
-    ] = 1.0,
+        float | None,
+        typer.Option(help="How far; at 1, the default, every weight vector moves by its length."),
+    ] = None,
     tables: Annotated[
-        bool, typer.Option("--tables", help="Move embedding tables too in the landscape.")
-    ] = False,
+        bool | None, typer.Option("--tables", help="Move embedding tables too in the landscape.")
+    ] = None,
     curvature: Annotated[
-        bool, typer.Option("--curvature", help="Largest Hessian eigenvalue in the landscape.")
-    ] = False,
+        bool | None,
+        typer.Option("--curvature", help="Largest Hessian eigenvalue in the landscape."),
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of inspect.json and its page; default: RUN.")
@@ -49,10 +51,15 @@ def inspect(
     from rankloom.training.inspection import inspect_runs
     from rankloom.training.run import Run
 
+    options = {"radius": radius, "tables": tables, "curvature": curvature}
+    settings = {name: value for name, value in options.items() if value is not None}
+    if settings and not landscape:
+        names = " and ".join(f"--{name}" for name in settings)
+        verb = "is" if len(settings) == 1 else "are"
+        raise ValueError(f"{names} {verb} part of the landscape; give --landscape too")
+    around = parse_config(LandscapeConfig, settings, "landscape") if landscape else None
     opened = Run.open(run, dataset=dataset)
     others = [Run.open(folder, dataset=opened.dataset) for folder in against or []]
-    settings = {"radius": radius, "tables": tables, "curvature": curvature}
-    around = parse_config(LandscapeConfig, settings, "landscape")
     inspection = inspect_runs(
         opened,
         others,
@@ -60,7 +67,7 @@ def inspect(
         rows=rows,
         split=split,
         frequency=frequency,
-        landscape=around if landscape else None,
+        landscape=around,
     )
     folder = out or run
     files = [write_inspection(folder, inspection), write_inspection_page(folder, inspection)]

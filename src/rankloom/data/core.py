@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from rankloom.data.hashing import finish, hash_values
+from rankloom.data.hashing import value_draws
 from rankloom.data.keys import Codes, KeyColumn
 
 
@@ -20,9 +20,7 @@ def sampled_rows(key: KeyColumn, share: float, seed: int) -> NDArray[np.bool_]:
     Raises:
         ValueError: no value is kept.
     """
-    start = finish(np.array([seed], dtype=np.int64).view(np.uint64))
-    draw = finish(hash_values(key.values) ^ start) >> np.uint64(11)
-    kept = draw.astype(np.float64) * 2.0**-53 < share
+    kept = value_draws(key.values, seed) < share
     if not kept.any():
         raise ValueError(f"the sample (a share of {share} of {len(kept):,} values) is empty")
     # The last place answers for missing values, whose code is -1.

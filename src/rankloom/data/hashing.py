@@ -1,4 +1,4 @@
-"""A stable 64-bit hash of values, for hash buckets and for text group keys.
+"""A stable 64-bit hash of values, for hash buckets, text group keys and draws of values.
 
 The hash depends on the bytes of the value's text alone: not on the platform, the version, the
 process or the order of rows. Numbers are hashed by their decimal text, so that 5 and "5" agree.
@@ -53,6 +53,21 @@ def bucket_ids(values: pl.Series, buckets: int) -> NDArray[np.int32]:
     if values.null_count():
         ids[values.is_null().to_numpy()] = 0
     return ids
+
+
+def value_draws(values: pl.Series, seed: int) -> NDArray[np.float64]:
+    """[rows] uniform numbers in [0, 1) that depend on the seed and each row's value only.
+
+    Rows of one value get one number, whatever is beside them; all nulls get one, which callers
+    mask.
+
+    Args:
+        values: integers or text.
+        seed: another seed gives other numbers.
+    """
+    start = finish(np.array([seed], dtype=np.int64).view(np.uint64))
+    draw = finish(hash_values(values) ^ start) >> np.uint64(11)
+    return draw.astype(np.float64) * 2.0**-53
 
 
 def _hash_text(text: pa.Array) -> NDArray[np.uint64]:

@@ -20,6 +20,7 @@ from rankloom.data.derive import derive_columns
 from rankloom.data.history import history_column
 from rankloom.data.keys import Codes
 from rankloom.data.log_plan import Plan, make_plan
+from rankloom.data.raw_types import check_present
 from rankloom.data.read import CHUNK_ROWS, RawTable, find_files, open_table
 from rankloom.data.split import (
     TRAIN,
@@ -125,7 +126,8 @@ class RowStream:
         if self._plan.split is not None:
             return self._plan.split[first : first + frame.height]
         if isinstance(split, FileSplit):
-            return rows_of_file(split, self._file_split[file], first, frame.height)
+            values = None if split.valid_by is None else frame[split.valid_by]
+            return rows_of_file(split, self._file_split[file], first, frame.height, values)
         if isinstance(split, ColumnSplit):
             return column_split(split, frame[split.column], place)
         if isinstance(split, RandomSplit):
@@ -218,6 +220,11 @@ def open_rows(schema: TableSchema, root: Path) -> RowStream:
             "another name"
         )
     table.check_columns(raw_columns(schema))
+    split = schema.split
+    if isinstance(split, FileSplit) and split.valid_by is not None:
+        # Rows are split before negatives and histories add columns of their own.
+        known = [*table.columns, *(item.name for item in schema.derive)]
+        check_present([split.valid_by], known, table.files[0].name)
     return RowStream(schema, table, file_split, make_plan(schema, table))
 
 

@@ -8,6 +8,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from rankloom.data.delimited import Place
+from rankloom.data.hashing import value_draws
 from rankloom.data.keys import Codes, Times
 from rankloom.data.table_schema import ColumnSplit, FileSplit, LeaveOneOutSplit, RandomSplit, Split
 
@@ -39,7 +40,9 @@ def random_split(split: RandomSplit, first_row: int, rows: int) -> SplitCodes:
     return codes
 
 
-def rows_of_file(split: FileSplit, code: int, first_row: int, rows: int) -> SplitCodes:
+def rows_of_file(
+    split: FileSplit, code: int, first_row: int, rows: int, values: pl.Series | None = None
+) -> SplitCodes:
     """The split of a file's rows; some of a training file's may be drawn for validation.
 
     Args:
@@ -47,10 +50,17 @@ def rows_of_file(split: FileSplit, code: int, first_row: int, rows: int) -> Spli
         code: split of the file.
         first_row: number of the first row among all rows of the table.
         rows: number of rows.
+        values: [rows]; rows of one value are drawn together, those without a value are not drawn.
+            None: every row on its own.
     """
     codes = np.full(rows, code, dtype=np.int8)
-    if code == TRAIN and split.valid_share:
+    if code != TRAIN or not split.valid_share:
+        return codes
+    if values is None:
         codes[row_draws(split.seed, first_row, rows) < split.valid_share] = VALID
+        return codes
+    drawn = value_draws(values, split.seed) < split.valid_share
+    codes[drawn & values.is_not_null().to_numpy()] = VALID
     return codes
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from rankloom.data.planted import planted_normal, sigmoid
 
-NUM_USERS = 60
+NUM_USERS = 200
 """Users of a generated log."""
 NUM_ITEMS = 120
 """Items; item k is of category k % NUM_CATEGORIES."""

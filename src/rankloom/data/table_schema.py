@@ -271,13 +271,23 @@ class FileSplit(Config):
     """Files of the test split."""
     valid_share: float = Field(0.0, ge=0, lt=1)
     """Share of the training files' rows that are drawn for validation, where it has no file."""
+    valid_by: str | None = None
+    """Draw values of this column (users, say) with all their rows; rows without one are not drawn.
+
+    None: rows are drawn one by one.
+    """
     seed: int = 0
     """Seed of that draw."""
 
     @model_validator(mode="after")
-    def _one_validation_split(self) -> Self:
+    def _check_validation(self) -> Self:
         if self.valid is not None and self.valid_share:
             raise ValueError("give the validation split's files or its share, not both")
+        if self.valid_by is not None and not self.valid_share:
+            raise ValueError(
+                "valid_by says how valid_share is drawn; got "
+                f"valid_by={self.valid_by!r} and no valid_share: give it, or leave valid_by out"
+            )
         return self
 
 

@@ -7,6 +7,7 @@ from rankloom.data.table_schema import (
     Categorical,
     ColumnSplit,
     Feature,
+    FileSplit,
     LeaveOneOutSplit,
     Numeric,
     RandomSplit,
@@ -118,6 +119,8 @@ def _uses(schema: TableSchema) -> Iterable[Use]:
     yield from ((item.source, None) for item in schema.derive)
     if isinstance(schema.split, ColumnSplit):
         yield schema.split.column, "category"
+    if isinstance(schema.split, FileSplit) and schema.split.valid_by is not None:
+        yield schema.split.valid_by, None
     yield from ((name, None) for name in split_keys(schema))
     if schema.sample is not None:
         yield schema.sample.column, None

@@ -81,7 +81,7 @@ def fit_halting(
 
     The target is 1 where the next depth's LogLoss, the mean over the row's known tasks, lies more
     than `margin` below this depth's. Features are standardised for the fit. Where all rows have one
-    answer, the unit gives its smoothed rate.
+    answer, the unit gives its smoothed rate. Rows of weight 0 count as unknown.
 
     Args:
         logits: [depths, rows, tasks] of validation rows.
@@ -90,12 +90,12 @@ def fit_halting(
         inverse_l2: scikit-learn's C.
 
     Raises:
-        ValueError: the rows have no labels, or none is known.
+        ValueError: the rows have no labels, or none is known and counts.
     """
     losses = row_losses(logits, predictions)  # [depths, rows]
     known = ~np.isnan(losses[0])
     if not known.any():
-        raise ValueError("halting units need rows whose label is known; got none")
+        raise ValueError("halting units need rows of weight whose label is known; got none")
     weight = None if predictions.weight is None else predictions.weight[known]
     tensor = torch.from_numpy(logits)[:, torch.from_numpy(known)]
     units = []
@@ -110,18 +110,18 @@ def fit_ensemble(logits: FloatArray, predictions: Predictions) -> Ensemble:
     """Weights of the depths, not negative, with the least LogLoss on these rows.
 
     The loss is convex in the weights. Where the best weights are all zero (logits that are worse
-    than none), the plain mean is returned.
+    than none), the plain mean is returned. Rows of weight 0 count as unknown.
 
     Args:
         logits: [depths, rows, tasks] of validation rows.
         predictions: labels, their mask and weights of the same rows.
 
     Raises:
-        ValueError: the rows have no labels, or none is known.
+        ValueError: the rows have no labels, or none is known and counts.
     """
     labels, known = _known(predictions)
     if not known.any():
-        raise ValueError("an ensemble's weights need rows whose label is known; got none")
+        raise ValueError("an ensemble needs rows of weight whose label is known; got none")
     z = logits[:, known].astype(np.float64)  # [depths, known labels]
     signs = np.where(labels[known] == 1, 1.0, -1.0)
     share = np.ones(known.shape)
@@ -152,10 +152,10 @@ def row_losses(logits: FloatArray, predictions: Predictions) -> FloatArray:
 
     Args:
         logits: [depths, rows, tasks].
-        predictions: labels and their mask.
+        predictions: labels, their mask and weights.
 
     Returns:
-        [depths, rows]; NaN where no label of the row is known.
+        [depths, rows]; NaN where no label of the row is known, or its weight is 0.
 
     Raises:
         ValueError: the rows have no labels.
@@ -168,12 +168,15 @@ def row_losses(logits: FloatArray, predictions: Predictions) -> FloatArray:
 
 
 def _known(predictions: Predictions) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Labels [rows, tasks], and where they are known."""
+    """Labels [rows, tasks], and where they are known and count: not at a weight of 0."""
     if predictions.labels is None:
         raise ValueError("these rows have no labels; depth policies are fitted on them")
-    if predictions.label_mask is None:
-        return predictions.labels, np.ones(predictions.labels.shape, np.bool_)
-    return predictions.labels, predictions.label_mask
+    known = predictions.label_mask
+    if known is None:
+        known = np.ones(predictions.labels.shape, np.bool_)
+    if predictions.weight is not None:
+        known = known & (predictions.weight > 0)[:, None]
+    return predictions.labels, known
 
 
 def _fit_unit(
@@ -184,7 +187,8 @@ def _fit_unit(
 ) -> HaltingUnit:
     x = features.numpy()  # [rows, features]
     if helps.all() or not helps.any():
-        rate = (helps.sum() + 0.5) / (len(helps) + 1)
+        mass = np.ones(len(helps)) if weight is None else weight.astype(np.float64)
+        rate = (mass[helps].sum() + 0.5) / (mass.sum() + 1)
         return HaltingUnit(weights=(0.0,) * x.shape[1], bias=float(logit(rate)))
     mean, deviation = x.mean(0), x.std(0)
     scale = np.where(deviation > 0, deviation, 1.0)

@@ -13,7 +13,9 @@ from choice.
   d_l' are the observed differences d_l = z_l - z_0 of other rows. A copy differs from z_0 as much
   as the depth that it stands for, and what it adds has nothing to do with the label. The oracle
   over the copies is what choice alone gives; what the oracle over the depths has beyond it, the
-  depths know. `Noise` says which rows give differences to which:
+  depths know and z_0 does not. Any depth can stand for z_0: around the shallowest, the question is
+  whether deeper depths know more than it; around the best, whether a choice by row could gain
+  anything over always taking the best. `Noise` says which rows give differences to which:
 
     - "joint" (default): rows of nearly equal z_0 (bins of `BIN_ROWS`) exchange all differences of a
       row together. The joint distribution of all scores stays (to the width of a bin), the
@@ -190,9 +192,10 @@ def noised_oracle_auc(
     noise: Noise = "joint",
     draws: int = 20,
     seed: int = 0,
+    reference: int = 0,
     bin_rows: int = BIN_ROWS,
 ) -> FloatArray:
-    """AUC of the oracle over the first k of the noised copies of the shallowest depth.
+    """AUC of the oracle over the first k of the noised copies of one depth.
 
     Args:
         scores: [depths, rows], shallowest first.
@@ -201,6 +204,8 @@ def noised_oracle_auc(
         noise: which rows exchange differences; see the module.
         draws: independent draws of the noise.
         seed: seed of the draws.
+        reference: the depth that is copied. Another than the shallowest is not among the first few
+            copies; the last column, over all of them, is the one that has it whatever it is.
         bin_rows: as `noised_copies`.
 
     Returns:
@@ -216,7 +221,9 @@ def noised_oracle_auc(
     return np.stack(
         [
             oracle_auc_by_count(
-                noised_copies(scores, noise, generator, bin_rows=bin_rows), labels, weight
+                noised_copies(scores, noise, generator, reference=reference, bin_rows=bin_rows),
+                labels,
+                weight,
             )
             for _ in range(draws)
         ]

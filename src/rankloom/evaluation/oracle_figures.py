@@ -16,7 +16,7 @@ from rankloom.runs.record import Number
 
 
 class NoiseBand(Config):
-    """Oracle AUC over noised copies of the shallowest depth, over draws."""
+    """Oracle AUC over noised copies of one depth, over draws."""
 
     noise: Noise
     """Which rows exchanged differences."""
@@ -36,7 +36,7 @@ class OracleCount(Config):
     first: Number
     """AUC of the oracle over the first k depths."""
     noise: tuple[NoiseBand, ...]
-    """The same over k noised copies."""
+    """The same over k noised copies of the shallowest: do deeper depths know more than it?"""
     subsets: int
     """Subsets of k depths that were looked at."""
     mean: Number
@@ -45,6 +45,17 @@ class OracleCount(Config):
     """Least of them."""
     largest: Number
     """Largest of them."""
+
+
+class ReferenceNoise(Config):
+    """The oracle over all depths beside that over as many noised copies of the best depth."""
+
+    depth: int
+    """The depth that was copied."""
+    noise: NoiseBand
+    """Oracle AUC over the copies, with joint noise."""
+    headroom: Number
+    """AUC of the oracle over all depths less the mean of the noise: headroom beyond choice."""
 
 
 class TaskOracle(Config):
@@ -58,6 +69,8 @@ class TaskOracle(Config):
     """Rows whose label is 1."""
     counts: tuple[OracleCount, ...]
     """k = 1, 2, ... up to all depths."""
+    around_reference: ReferenceNoise | None = None
+    """All depths beside noise around the reference; none in files older than this figure."""
 
 
 def measure_oracle(
@@ -68,8 +81,11 @@ def measure_oracle(
     *,
     draws: int = 20,
     seed: int = 0,
+    reference: int = 0,
 ) -> TaskOracle:
     """Oracles over every number of depths, and over as many noised copies of the shallowest.
+
+    Over all depths also beside joint noise around another depth, above which gains are measured.
 
     Args:
         task: name of the task.
@@ -78,6 +94,7 @@ def measure_oracle(
         weight: [rows], not negative.
         draws: draws of every noise.
         seed: seed of the draws, and of the subsets where there are too many.
+        reference: that depth; to be chosen on other rows, or it is the best by luck too.
 
     Raises:
         ValueError: as `oracle_auc_by_count` and `noised_oracle_auc`.
@@ -103,8 +120,19 @@ def measure_oracle(
                 largest=float(subsets.max()),
             )
         )
-    positives = int((y == 1).sum())
-    return TaskOracle(task=task, rows=len(y), positives=positives, counts=tuple(counts))
+    around = drawn["joint"]
+    if reference != 0:
+        around = noised_oracle_auc(scores, y, weight, draws=draws, seed=seed, reference=reference)
+    band = _band("joint", around[:, -1])
+    return TaskOracle(
+        task=task,
+        rows=len(y),
+        positives=int((y == 1).sum()),
+        counts=tuple(counts),
+        around_reference=ReferenceNoise(
+            depth=reference, noise=band, headroom=float(first[-1]) - band.mean
+        ),
+    )
 
 
 def _band(noise: Noise, values: FloatArray) -> NoiseBand:

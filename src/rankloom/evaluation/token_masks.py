@@ -20,8 +20,11 @@ class KnownMasks:
     """The masks that are known while a model runs."""
 
     def __init__(self) -> None:
-        self._around: list[list[Tensor]] = []  # of every module that is being called
-        self._token_sets: list[Tensor] = []  # of this forward pass
+        # Every module that is being called, outermost first, with the masks that it was given.
+        self._around: list[tuple[nn.Module, list[Tensor]]] = []
+        self._seen: list[Tensor] = []  # given or made in this forward pass
+        self._token_sets: list[Tensor] = []  # made in this forward pass
+        self._takers: set[nn.Module] = set()  # modules that have been given a mask
         self._batch = 0
         self.any = False
         """Whether there was any mask at all."""
@@ -30,6 +33,7 @@ class KnownMasks:
         """A forward pass over a batch of a size begins."""
         self._batch = batch
         self._around.clear()
+        self._seen.clear()
         self._token_sets.clear()
 
     def hook_calls(self, model: nn.Module, hooks: ExitStack) -> None:
@@ -37,8 +41,11 @@ class KnownMasks:
 
         def enters(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             own = list(given_masks((*args, *kwargs.values()), self._batch))
-            self._around.append(own)
-            self.any |= bool(own)
+            self._around.append((module, own))
+            self._seen += own
+            if own:
+                self._takers.add(module)
+                self.any = True
 
         for part in model.modules():
             hooks.callback(part.register_forward_pre_hook(enters, with_kwargs=True).remove)
@@ -50,6 +57,7 @@ class KnownMasks:
             self._around.pop()
             if isinstance(output, TokenSet) and output.mask is not None:
                 self._token_sets.append(output.mask)
+                self._seen.append(output.mask)
                 self.any = True
 
         for part in model.modules():
@@ -59,10 +67,15 @@ class KnownMasks:
         """The mask of so many tokens; None where none is known.
 
         One given to the module that is being called, or to one around it, innermost first; then
-        that of the last token set.
+        the last that was seen in this forward pass: what calls the module may have it without
+        being a module itself. Where one of these modules takes masks and now has none that fits,
+        its tokens are others than those of a mask that was given elsewhere: only token sets are
+        left then.
         """
-        given = [mask for masks in self._around for mask in masks]
-        for mask in (*reversed(given), *reversed(self._token_sets)):
+        given = [mask for _, masks in self._around for mask in masks]
+        takes = any(module in self._takers for module, _ in self._around)
+        seen = self._token_sets if takes else self._seen
+        for mask in (*reversed(given), *reversed(seen)):
             if mask.shape == (self._batch, num_tokens):
                 return mask
         return None

@@ -53,8 +53,23 @@ def oracle_table(figures: DepthFigures, task: TaskOracle) -> InspectionTable:
             "Noise: as many copies of the shallowest depth, made as different as the depths are. "
             f"{'; '.join(f'{name}: {NOISE_TEXT[name]}' for name in names)}. Means over "
             f"{figures.draws} draws, and the interval of {names[0]}. Beyond: first k less "
-            f"{names[0]}, what choice alone does not give.",
+            f"{names[0]}; above zero, deeper depths know more than the shallowest.",
+            *_headroom_notes(figures, task),
         ),
+    )
+
+
+def _headroom_notes(figures: DepthFigures, task: TaskOracle) -> tuple[str, ...]:
+    """What a choice by row could gain over the best depth; nothing in files without it."""
+    around = task.around_reference
+    if around is None:
+        return ()
+    band, last = around.noise, task.counts[-1]
+    return (
+        f"Headroom beyond choice above depth {around.depth}, the best on {figures.fitted_on}: "
+        f"{signed(round(around.headroom, 5) + 0.0)}. That is all {last.count} depths, "
+        f"{number(last.first)}, less {band.noise} noise around depth {around.depth}, "
+        f"{number(band.mean)} (95% {number(band.low, 4)} to {number(band.high, 4)}).",
     )
 
 
@@ -113,10 +128,13 @@ def _policy_table(figures: DepthFigures, points: list[DepthPoint]) -> Inspection
         columns=("policy", *metrics, "FLOPs", "depth", "Δ auc", "p", "gap"),
         rows=rows,
         notes=(
-            f"FLOPs (per row) and depth: means over the rows of {figures.split}. Percent: of the "
-            f"deepest depth's FLOPs, what an exit was calibrated to on {figures.fitted_on}.",
+            f"FLOPs (per row) and depth: means over the rows of {figures.split}, unweighted. "
+            "Percent: of the deepest depth's FLOPs in the table of depths, what an exit was "
+            f"calibrated to on {figures.fitted_on}.",
             "Gap: Δ auc as a share of what the oracle over all depths is above "
-            f"{figures.reference}.",
+            f"{figures.reference}; most of that may be choice (notes of the oracle's table).",
+            "p takes rows as independent: where they come in groups of one user, it is only a "
+            "guide.",
         ),
     )
 

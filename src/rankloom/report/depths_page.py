@@ -96,7 +96,9 @@ def oracle_chart(figures: DepthFigures, task: TaskOracle) -> Chart:
     shown = [one for one in task.counts if one.count in counts]
     if shown:
         figure.add_trace(_line("first k depths", counts, [one.first for one in shown], 0))
-        figure.add_trace(_line("any k, mean", counts, [one.mean for one in shown], 0, dash=1))
+        others = len(shown[0].noise) + 1
+        means = [one.mean for one in shown]
+        figure.add_trace(_line("any k depths, mean", counts, means, others, dash=1))
         for position, band in enumerate(shown[0].noise, 1):
             means = [noise_mean(one, band.noise) for one in shown]
             trace = _line(f"noise, {band.noise}", counts, means, position, dash=2)
@@ -114,8 +116,11 @@ def oracle_chart(figures: DepthFigures, task: TaskOracle) -> Chart:
     figure.update_xaxes(tickformat="d", dtick=1)
     return Chart(
         title=oracle_title(figures, task),
-        caption="Above the noise is what the depths know; the noise itself is what choice gives. "
-        "Bars: 95% of the draws.",
+        caption="The first k depths above the noise: deeper depths know more than the shallowest, "
+        "which the noise stands around and which choice alone does not give. Headroom above the "
+        "best depth is another figure, in the notes of the table. Bars: 95% of the draws. Any k "
+        "depths: for comparing models with other numbers of depths at equal k; the noise is not "
+        "theirs.",
         figure=figure_json(figure),
     )
 

@@ -13,7 +13,7 @@ from rankloom.evaluation.spectrum import Spectrum
 from rankloom.report.inspection_depth import depth_tables
 from rankloom.report.inspection_landscape import landscape_tables
 from rankloom.report.inspection_loops import loop_tables
-from rankloom.report.inspection_table import InspectionTable
+from rankloom.report.inspection_table import InspectionTable, without_run
 from rankloom.report.tables import MISSING, count, number, p_text
 
 SHOWN_DIRECTIONS = (1, 4, 16)
@@ -125,7 +125,7 @@ def frequency_text(frequency: str) -> str:
 def inspection_tables(inspection: Inspection) -> list[InspectionTable]:
     """Every table of an inspection, in the order in which they are shown."""
     gradients = gradient_table(inspection)
-    return [
+    tables = [
         *([] if gradients is None else [gradients]),
         *spectrum_tables(inspection),
         *(table for _, table in depth_tables(inspection)),
@@ -133,6 +133,7 @@ def inspection_tables(inspection: Inspection) -> list[InspectionTable]:
         *landscape_tables(inspection),
         *(gain_table(inspection, gain) for gain in inspection.gains),
     ]
+    return tables if len(inspection.runs) > 1 else [without_run(table) for table in tables]
 
 
 def inspection_terminal(inspection: Inspection) -> Group:

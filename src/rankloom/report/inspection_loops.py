@@ -81,22 +81,21 @@ def _routing_table(inspection: Inspection) -> InspectionTable:
             str(len(call.share)),
             number(min(call.share, default=math.nan), 3),
             number(max(call.share, default=math.nan), 3),
-            number(sum(call.gate) / len(call.gate) if call.gate else math.nan, 3),
             number(call.entropy, 3),
             number(call.agreement, 3),
         )
         for router in inspection.routers
         for call in router.calls
     ]
-    heads = ("router", "run", "call", "experts", "least", "largest", "gate", "entropy")
+    heads = ("router", "run", "call", "experts", "least", "largest", "entropy")
     return InspectionTable(
         title="Routing by call",
         columns=(*heads, "agreement"),
         rows=tuple(rows),
         names=3,
         notes=(
-            "Least, largest: share of the tokens that chose an expert. Gate: mean over tokens and "
-            "experts. Entropy: of a token's scores, at most ln(experts).",
+            "Least, largest: share of the tokens that chose an expert. Entropy: of a token's "
+            "scores, at most ln(experts). Mean gates: inspect.json.",
             "Agreement: experts that a token chose in this call and in the one before, over those "
             "that it chose in either.",
             PADDING_NOTE,

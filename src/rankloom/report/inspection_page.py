@@ -21,7 +21,7 @@ from rankloom.report.inspection import (
 from rankloom.report.inspection_depth import depth_charts, depth_tables
 from rankloom.report.inspection_landscape import LANDSCAPE, landscape_charts, landscape_tables
 from rankloom.report.inspection_loops import loop_charts, loop_tables
-from rankloom.report.inspection_table import InspectionTable
+from rankloom.report.inspection_table import InspectionTable, without_run
 from rankloom.runs.atomic import write_text
 
 INSPECTION_PAGE = "inspect.html"
@@ -200,4 +200,6 @@ def _sections(inspection: Inspection) -> list[dict[str, Any]]:
         tables = [gain_table(inspection, gain) for gain in inspection.gains]
         charts = [gain_chart(inspection, gain) for gain in inspection.gains]
         found.append(("Feature frequency", tables, charts))
+    if len(inspection.runs) == 1:
+        found = [(h, [*map(without_run, tables)], charts) for h, tables, charts in found]
     return [{"heading": h, "tables": tables, "charts": charts} for h, tables, charts in found]

@@ -31,6 +31,8 @@ from rankloom.protocols import HasDepths
 from rankloom.schema import Schema
 from rankloom.training.run import Run
 
+MOST_POINTS = 100
+"""Most mean costs that exits are calibrated to."""
 COST_ROWS = 512
 """Most rows that operations are counted on."""
 
@@ -65,7 +67,8 @@ def measure_depths(
         split: split that is reported.
         fitted_on: split that policies are fitted on.
         points: mean costs that exits are calibrated to, evenly spaced between those of the
-            shallowest and the deepest depth, both left out.
+            shallowest and the deepest depth as policies pay them, both left out. Those above the
+            deepest fixed depth are left out too where an exit has another.
         draws: draws of the noise.
         margin: improvement of a row's LogLoss, in nats, that the halting units count as help.
         seed: seed of the noise.
@@ -73,7 +76,7 @@ def measure_depths(
     Raises:
         FileNotFoundError: the data set is not where the recipe says.
         ValueError: the model has no depths or one only, the splits are unknown, empty, without
-            labels or the same, or points or draws are below 1.
+            labels or the same, points are not in 1..100, or draws below 1.
     """
     model = run.model
     if not isinstance(model, HasDepths):
@@ -83,8 +86,10 @@ def measure_depths(
         )
     if model.num_depths < 2:
         raise ValueError(f"{run.folder} has one depth only: train with a loop at least")
-    if points < 1 or draws < 1:
-        raise ValueError(f"points and draws must be at least 1; got {points} and {draws}")
+    if not 1 <= points <= MOST_POINTS:
+        raise ValueError(f"points must be 1 to {MOST_POINTS}; got {points}")
+    if draws < 1:
+        raise ValueError(f"draws must be at least 1; got {draws}")
     if split == fitted_on:
         raise ValueError(f"policies are fitted on {fitted_on}: report another split than that")
     fitting, reporting = (_predictions(run, _split(run, name)) for name in (fitted_on, split))
@@ -121,7 +126,7 @@ def measure_depths(
         reference=fixed[best][0].name,
         costs=costs,
         oracle=oracle,
-        tasks=tuple(_oracles(reporting, by_depth, schema, draws, seed)),
+        tasks=tuple(_oracles(reporting, by_depth, schema, draws, seed, best)),
         points=tuple(_against(made, best, oracle["auc"], reporting)),
         draws=draws,
     )
@@ -199,17 +204,31 @@ def _policies(
         EntropyExit(threshold=0),
         HaltingExit(threshold=0, units=fit_halting(by_depth, fitting, margin=margin)),
     ]
+    whole = costs.fixed[-1]
+    shares = _shares(targets / whole)
     for policy in exits:
-        seen: set[float] = set()
-        for target in targets:
+        found: dict[float, tuple[str, bool, Policy]] = {}  # by threshold
+        for target, share in zip(targets, shares, strict=True):
             fitted = calibrate(policy, by_depth, costs.adaptive, float(target))
-            if fitted is not None and fitted.threshold not in seen:
-                seen.add(fitted.threshold)
-                share = target / costs.adaptive[-1]
-                yield f"{policy.kind} {share:.1%}", f"{policy.kind} exit", fitted
+            if fitted is not None and fitted.threshold not in found:
+                found[fitted.threshold] = share, bool(target <= whole), fitted
+        # Reading the logits on the way may cost more than the deepest depth alone.
+        worth = any(cheap for _, cheap, _ in found.values())
+        for share, cheap, calibrated in found.values():
+            if cheap or not worth:
+                yield f"{policy.kind} {share}", f"{policy.kind} exit", calibrated
     for count in range(2, num_depths + 1):
         yield f"mean of {count}", "mean of logits", mean_of_depths(count)
         yield f"weighted {count}", "learned weights", fit_ensemble(by_depth[:count], fitting)
+
+
+def _shares(values: FloatArray) -> list[str]:
+    """Different values as percent, with a decimal or as many as tell them apart."""
+    for decimals in range(1, 16):
+        texts = [f"{value:.{decimals}%}" for value in values]
+        if len(set(texts)) == len(texts):
+            break
+    return texts
 
 
 def _against(
@@ -241,7 +260,12 @@ def _against(
 
 
 def _oracles(
-    predictions: Predictions, by_depth: FloatArray, schema: Schema, draws: int, seed: int
+    predictions: Predictions,
+    by_depth: FloatArray,
+    schema: Schema,
+    draws: int,
+    seed: int,
+    reference: int,
 ) -> Iterator[TaskOracle]:
     assert predictions.labels is not None
     mask, weight = predictions.label_mask, predictions.weight
@@ -254,6 +278,7 @@ def _oracles(
             None if weight is None else weight[known],
             draws=draws,
             seed=seed,
+            reference=reference,
         )
 
 

@@ -79,8 +79,8 @@ def inspect_runs(
     has_stack = bool(stored.rows and connected_stacks(run.model))
     if not (curves or layers or against or landscape or has_stack or any(map(any, loops))):
         raise ValueError(
-            f"nothing to inspect in {run.folder}: name layers or a run to compare with, or train "
-            "with watch_gradients"
+            f"nothing to inspect in {run.folder}: name layers or a run to compare with, train with "
+            "watch_gradients, or ask for the landscape"
         )
     return Inspection(
         dataset=run.record.dataset.name,

@@ -107,10 +107,15 @@ def _from_parquet(files: Files, into: Path) -> None:
             f"a user's items must differ; user {double['user_id'][0]} has item "
             f"{double['item_id'][0]} twice"
         )
+    items = pl.read_parquet(files["items.parquet"]).with_columns(pl.col("item_id").cast(pl.Int64))
+    unknown = interactions.select("item_id").unique().join(items, on="item_id", how="anti")
+    if unknown.height:
+        raise ValueError(
+            f"items.parquet lacks {unknown.height:,} of the sequences' items, such as "
+            f"{unknown['item_id'].sort()[0]}"
+        )
     interactions.write_parquet(into / "interactions.parquet")
-    items = pl.read_parquet(files["items.parquet"])
     items.with_columns(
-        pl.col("item_id").cast(pl.Int64),
         _path(items).list.first().alias("department"),
         _path(items).list.last().alias("category"),
     ).write_parquet(into / "items.parquet")
