@@ -28,16 +28,11 @@ The paper does not say, or it is not known:
       tokens; in a row without any, it finds zeros.
 """
 
-from jaxtyping import Float, Int
 from pydantic import Field
-from torch import Tensor, nn
 
-from rankloom.batch import Batch
-from rankloom.protocols import Loss
 from rankloom.ranking.prefix_config import PrefixNetworkConfig
 from rankloom.ranking.prefix_network import PrefixNetwork
-from rankloom.ranking.prefix_parts import EncodedEvents
-from rankloom.ranking.prefix_steps import DepthState, next_depth, start_depths, state_logits
+from rankloom.ranking.prefix_ranker import PrefixRanker
 from rankloom.ranking.supervision import Supervision, UniformSupervision
 from rankloom.schema import Schema
 
@@ -55,12 +50,8 @@ class LoopCTRConfig(PrefixNetworkConfig):
     """How much the loss at every depth counts: uniform, last, first or weighted."""
 
 
-class LoopCTR(nn.Module):
+class LoopCTR(PrefixRanker):
     """Entry, loops and exit; tasks share everything but the head's last layer.
-
-    Sequence tokens never read global tokens, so a request can be scored in two steps:
-    `encode_events` once, then `score` for any number of candidates. The logits are those of
-    `forward`.
 
     Raises:
         ValueError: `num_heads` does not divide `dim`, more experts are to run than there are,
@@ -69,19 +60,13 @@ class LoopCTR(nn.Module):
     """
 
     def __init__(self, config: LoopCTRConfig, schema: Schema) -> None:
-        super().__init__()
-        self.num_loops = config.num_loops
-        self.predict_loops = (
-            config.num_loops if config.predict_loops is None else config.predict_loops
+        loops = config.num_loops
+        network = PrefixNetwork(
+            config, schema, loops * [0], depth_vectors=config.loop_index_embedding and loops > 0
         )
-        self.network = PrefixNetwork(
-            config,
-            schema,
-            config.num_loops * [0],
-            depth_vectors=config.loop_index_embedding and config.num_loops > 0,
-        )
-        self.num_depths = self.network.num_depths
-        self.weights = config.supervision.weights(self.num_depths)
+        super().__init__(network, config.supervision.weights(network.num_depths))
+        self.num_loops = loops
+        self.predict_loops = loops if config.predict_loops is None else config.predict_loops
         if self.weights[self.predict_loops] == 0:
             raise ValueError(
                 "predict_loops must be a depth that supervision gives a weight, or validation "
@@ -92,75 +77,10 @@ class LoopCTR(nn.Module):
     @property
     def predict_loops(self) -> int:
         """Loops that a score takes, at most `num_loops`; a trained model may be given others."""
-        return self._predict_loops
+        return self.predict_depth
 
     @predict_loops.setter
     def predict_loops(self, value: int) -> None:
         if not 0 <= value <= self.num_loops:
             raise ValueError(f"predict_loops must be 0 to num_loops={self.num_loops}; got {value}")
-        self._predict_loops = value
-
-    def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
-        """Logits of every task after `predict_loops` loops."""
-        logits: Tensor = self.network(batch, [self.predict_loops])[0]
-        return logits
-
-    def depth_logits(
-        self, batch: Batch, num_depths: int | None = None
-    ) -> Float[Tensor, "depths batch tasks"]:
-        """Logits after 0, 1, ... loops, `num_depths` of them; None: all."""
-        return self.network.depth_logits(batch, num_depths)
-
-    def start_depths(self, batch: Batch) -> DepthState:
-        """All rows before the first loop."""
-        return start_depths(self.network, batch)
-
-    def next_depth(self, state: DepthState) -> DepthState:
-        """The same rows after one more loop."""
-        return next_depth(self.network, state)
-
-    def select_rows(self, state: DepthState, rows: Int[Tensor, " selected"]) -> DepthState:
-        """Some rows of a state, in the given order."""
-        return state.select(rows)
-
-    def state_logits(self, state: DepthState) -> Float[Tensor, "rows tasks"]:
-        """Logits of the rows at their depth."""
-        return state_logits(self.network, state)
-
-    def loss(self, batch: Batch) -> Loss:
-        """The losses at all depths, weighted, and the experts' balance.
-
-        Parts: `depth_0` ..., unweighted, of the depths that have a weight, and `balance`, weighted.
-
-        Raises:
-            ValueError: the batch has no labels.
-        """
-        return self.network.loss(batch, self.weights)
-
-    def encode_events(self, requests: Batch) -> EncodedEvents:
-        """Encode the events of some requests, once for all of their candidates.
-
-        Args:
-            requests: a row for every request; only its sequences and its time are read.
-
-        Raises:
-            ValueError: events are pooled fields too, or the data has none.
-        """
-        return self.network.encode_events(requests, self.predict_loops)
-
-    def score(
-        self, candidates: Batch, cache: EncodedEvents, request: Int[Tensor, " candidates"]
-    ) -> Float[Tensor, "candidates tasks"]:
-        """Logits of candidates against events that were encoded before.
-
-        Args:
-            candidates: a row for every candidate; its events are not read.
-            cache: what `encode_events` gave, with the same `predict_loops`.
-            request: for every candidate the row of the cache that it belongs to. Attention weighs
-                requests * most candidates of one * fields * events pairs in every head at once:
-                score requests with like numbers of candidates together.
-
-        Raises:
-            ValueError: the events were encoded for another number of loops.
-        """
-        return self.network.score(candidates, cache, request, self.predict_loops)
+        self.predict_depth = value
