@@ -4,6 +4,8 @@ Sequences stand at the left here, their padding after them (`align_left`): a sta
 first event, and what comes after the last one changes nothing that is read.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -94,7 +96,39 @@ class AIGRU(nn.Module):
         return events_at((count - 1).clamp(min=0), states).squeeze(1) * (count > 0)
 
 
-class AGRU(nn.Module):
+class _EvolvingGRU(nn.Module):
+    """A GRU whose steps, h' = h + rate * (n - h), follow attention weights."""
+
+    num_gates: ClassVar[int]
+    """Gates and candidates, each as wide as a state."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.of_event = _gate_layer(in_dim, self.num_gates * dim, dim)
+        """W and b of all gates, one below another, r first and n last."""
+        self.of_state = _gate_layer(dim, self.num_gates * dim, dim)
+        self.dim = dim
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch events in_dim"],
+        weights: Float[Tensor, "batch events"],
+        mask: Bool[Tensor, "batch events"],
+    ) -> Float[Tensor, "batch dim"]:
+        """The state after the last event; arguments as of `AIGRU`, the weights zero at padding."""
+        h = x.new_zeros(x.shape[0], self.dim)
+        shares = weights.unsqueeze(2).unbind(1)  # each [batch, 1]
+        for of_event, share in zip(self.of_event(x).unbind(1), shares, strict=True):
+            rate, n = self.step(of_event, self.of_state(h), share)
+            h = h + rate * (n - h)
+        return h
+
+    def step(self, of_event: Tensor, of_state: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """The rate and n [batch, dim]; of the two layers' outputs and the weights [batch, 1]."""
+        raise NotImplementedError
+
+
+class AGRU(_EvolvingGRU):
     """A GRU with the attention weight for its update gate (DIEN, section 4.3).
 
     h' = (1 - a) h + a n; reset gate and n as in `GRU`.
@@ -104,31 +138,15 @@ class AGRU(nn.Module):
         dim: width of a state.
     """
 
-    def __init__(self, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.of_event = _gate_layer(in_dim, 2 * dim, dim)
-        """W and b of r and n, one below another."""
-        self.of_state = _gate_layer(dim, 2 * dim, dim)
-        self.dim = dim
+    num_gates = 2
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch events in_dim"],
-        weights: Float[Tensor, "batch events"],
-        mask: Bool[Tensor, "batch events"],
-    ) -> Float[Tensor, "batch dim"]:
-        """The state after the last event; arguments as of `AIGRU`, the weights zero at padding."""
-        h = x.new_zeros(x.shape[0], self.dim)
-        shares = weights.unsqueeze(2).unbind(1)  # each [batch, 1]
-        for of_event, share in zip(self.of_event(x).unbind(1), shares, strict=True):
-            r_event, n_event = of_event.chunk(2, dim=1)
-            r_state, n_state = self.of_state(h).chunk(2, dim=1)
-            n = torch.tanh(n_event + torch.sigmoid(r_event + r_state) * n_state)
-            h = h + share * (n - h)
-        return h
+    def step(self, of_event: Tensor, of_state: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight itself, and n."""
+        (r_event, n_event), (r_state, n_state) = of_event.chunk(2, dim=1), of_state.chunk(2, dim=1)
+        return share, torch.tanh(n_event + torch.sigmoid(r_event + r_state) * n_state)
 
 
-class AUGRU(nn.Module):
+class AUGRU(_EvolvingGRU):
     """A GRU whose update gate is multiplied by the attention weight (DIEN, section 4.3).
 
     h' = (1 - a u) * h + a u * n, with u = 1 - z; z and n as in `GRU`.
@@ -138,26 +156,12 @@ class AUGRU(nn.Module):
         dim: width of a state.
     """
 
-    def __init__(self, in_dim: int, dim: int) -> None:
-        super().__init__()
-        self.of_event = _gate_layer(in_dim, 3 * dim, dim)
-        """W and b of r, z and n, one below another."""
-        self.of_state = _gate_layer(dim, 3 * dim, dim)
-        self.dim = dim
+    num_gates = 3
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch events in_dim"],
-        weights: Float[Tensor, "batch events"],
-        mask: Bool[Tensor, "batch events"],
-    ) -> Float[Tensor, "batch dim"]:
-        """The state after the last event; arguments as of `AIGRU`, the weights zero at padding."""
-        h = x.new_zeros(x.shape[0], self.dim)
-        shares = weights.unsqueeze(2).unbind(1)  # each [batch, 1]
-        for of_event, share in zip(self.of_event(x).unbind(1), shares, strict=True):
-            _, z, n = _gates(of_event, self.of_state(h))
-            h = h + (share - share * z) * (n - h)
-        return h
+    def step(self, of_event: Tensor, of_state: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+        """The weight times the update gate, and n."""
+        _, z, n = _gates(of_event, of_state)
+        return share - share * z, n
 
 
 def _gates(of_event: Tensor, of_state: Tensor) -> tuple[Tensor, Tensor, Tensor]:
