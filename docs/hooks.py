@@ -41,20 +41,24 @@ def config_table(path: str) -> str:
     return "\n".join(lines)
 
 
-def model_table(_: str) -> str:
-    """The catalog."""
+def model_table(family: str) -> str:
+    """The models of one family, or the catalog."""
     from rankloom.catalog import ENTRIES
 
     lines = ["| name | model | year | idea | paper |", "| --- | --- | --- | --- | --- |"]
-    lines += [f"| `{e.name}` | {e.title} | {e.year} | {e.idea} | {e.paper} |" for e in ENTRIES]
+    lines += [
+        f"| `{e.name}` | {e.title} | {e.year} | {e.idea} | {e.paper} |"
+        for e in ENTRIES
+        if family in ("", e.family)
+    ]
     return "\n".join(lines)
 
 
 def zoo_table(path: str) -> str:
-    """Every model by year: its cost on ten fields, and its AUC in a leaderboard when it has one."""
-    from rankloom.catalog import ENTRIES
+    """Every ranking model by year: its cost on ten fields, and its AUC in a leaderboard if any."""
     from rankloom.data.examples import example_schema, random_batch
     from rankloom.evaluation.cost import measure_cost
+    from rankloom.ranking.catalog import RANKING_ENTRIES
     from rankloom.report.tables import count, number
 
     aucs = _best_aucs(ROOT / path)
@@ -67,7 +71,7 @@ def zoo_table(path: str) -> str:
         "| model | name | year | idea | parameters | operations per row | AUC |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for entry in sorted(ENTRIES, key=lambda entry: entry.year):
+    for entry in sorted(RANKING_ENTRIES, key=lambda entry: entry.year):
         cost = measure_cost(entry.build(entry.config(), schema), batch)
         cells = [f"[{entry.title}](papers/{entry.name}.md)", f"`{entry.name}`", str(entry.year)]
         cells += [entry.idea, count(cost.parameters), count(cost.flops_per_row)]

@@ -16,6 +16,7 @@ LEVELS = {
     "config": 0,
     "schema": 1,
     "batch": 2,
+    "entry": 3,
     "protocols": 3,
     "layers": 4,
     "ranking": 5,

@@ -103,7 +103,7 @@ def read_json_values(path: str | Path) -> Any:
 
 def to_toml(config: BaseModel) -> str:
     """TOML text of a config; parsing it again gives an equal config."""
-    return tomli_w.dumps(_toml_values(config))
+    return tomli_w.dumps(toml_values(config))
 
 
 def apply_overrides(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
@@ -191,8 +191,11 @@ def describe_errors(config_type: type[BaseModel], error: ValidationError, source
     return "\n".join(lines)
 
 
-def _toml_values(config: BaseModel) -> dict[str, Any]:
-    """Plain values; a None that is not the field's default is written out, others are left away."""
+def toml_values(config: BaseModel) -> dict[str, Any]:
+    """Plain values; a None that is not the field's default is written out, others are left away.
+
+    Values of keys that a config takes without knowing them must be plain.
+    """
     values: dict[str, Any] = {}
     for name, field in type(config).model_fields.items():
         value = getattr(config, name)
@@ -201,12 +204,12 @@ def _toml_values(config: BaseModel) -> dict[str, Any]:
                 values[name] = NONE
         else:
             values[name] = _toml_value(value)
-    return values
+    return values | (config.model_extra or {})
 
 
 def _toml_value(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return _toml_values(value)
+        return toml_values(value)
     if isinstance(value, dict):
         return {key: _toml_value(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

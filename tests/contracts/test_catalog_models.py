@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import safetensors.torch
@@ -25,13 +25,20 @@ from rankloom.data.examples import example_schema, random_batch
 from rankloom.layers.embedding import tables
 from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import HasLoss, Ranker
-from rankloom.schema import CategoricalField, Label, Schema
+from rankloom.schema import CategoricalField, Schema
 
 DEEP = {"hidden": [8, 4], "embedding_dim": 4}
 STREAM = {"hidden": [8, 4]}
 FINAL = {"embedding_dim": 4, "first": STREAM, "second": STREAM, "num_heads": 2}
 
 VARIANTS: dict[str, list[dict[str, Any]]] = {
+    "shared_bottom": [
+        {"bottom": {"name": "dnn"} | DEEP, "width": 6, "tower": {"hidden": [3]}},
+        {"bottom": {"name": "fm", "embedding_dim": 4}, "width": 5, "heads": {"kind": "task"}},
+    ],
+    "separate": [
+        {"backbone": {"name": "dnn"} | DEEP | {"batch_norm": True}},
+    ],
     "lr": [{}],
     "fm": [{"embedding_dim": 4}],
     "dnn": [DEEP, DEEP | {"batch_norm": True, "dropout": 0.2, "activation": "prelu"}],
@@ -725,6 +732,20 @@ every_model = pytest.mark.parametrize("case", list(cases()))
 
 FULL = example_schema(num_categorical=2, num_tasks=2, num_scenarios=3, entity=True)
 PLAIN = example_schema(num_categorical=3, num_numeric=0, sequences=False, vectors=False)
+PLAIN_SCENARIOS = example_schema(
+    num_categorical=3,
+    num_numeric=0,
+    num_tasks=2,
+    num_scenarios=4,
+    sequences=False,
+    vectors=False,
+)
+
+
+def plain(case: Case) -> Schema:
+    """Data of ids alone, with what the model needs."""
+    return PLAIN_SCENARIOS if CATALOG[case.name].family == "scenario" else PLAIN
+
 
 every_model_and_schema = pytest.mark.parametrize(
     ("case", "schema"),
@@ -732,7 +753,7 @@ every_model_and_schema = pytest.mark.parametrize(
         *(pytest.param(*one.values, FULL, id=f"full-{one.id}") for one in cases()),
         # What data without events or numbers takes another way is the same in all variants.
         *(
-            pytest.param(*one.values, PLAIN, id=f"plain-{one.id}")
+            pytest.param(*one.values, plain(cast(Case, one.values[0])), id=f"plain-{one.id}")
             for one in cases()
             if str(one.id).endswith("-0")
         ),
@@ -783,13 +804,19 @@ def test_evaluation_gives_finite_logits_at_any_batch_size(
 def test_every_kind_of_schema(
     case: Case, num_numeric: int, sequences: bool, num_tasks: int
 ) -> None:
+    entry = CATALOG[case.name]
     schema = example_schema(
         num_categorical=1,
         num_numeric=num_numeric,
         num_tasks=num_tasks,
+        num_scenarios=2 if entry.family == "scenario" else 0,
         sequences=sequences,
         vectors=sequences,
     )
+    if num_tasks == 1 and "funnel" in entry.requires:
+        with pytest.raises(ValueError, match=f"^{case.name} needs two or more labels"):
+            case.build(schema)
+        return
     assert scores(case.build(schema), random_batch(schema, 3)).shape == (3, num_tasks)
 
 
@@ -920,9 +947,9 @@ def test_row_gradients_equal_dense_gradients(case: Case, schema: Schema) -> None
 @every_model
 def test_learns_a_planted_signal(case: Case) -> None:
     """The label is a noisy function of one id; any ranker finds it."""
-    schema = PLAIN.model_copy(update={"labels": (Label(name="click"),)})
+    schema = plain(case)
     batch = random_batch(schema, 512, seed=5)
-    labels = (batch.categorical[:, :1] % 2).float()
+    labels = (batch.categorical[:, :1] % 2).float().expand(-1, schema.num_tasks)
     model = case.build(schema)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
     losses = []
@@ -1020,6 +1047,13 @@ def test_catalog_entries_are_complete() -> None:
         page = Path(__file__).parents[2] / "docs" / "papers" / f"{name}.md"
         assert page.is_file(), f"no docs page for {name}"
         assert page.read_text(encoding="utf-8").startswith(f"# {entry.title}")
+
+
+def test_data_without_what_a_model_needs_are_refused() -> None:
+    entry = CATALOG["separate"]
+    with pytest.raises(ValueError, match="^separate needs rows of known scenarios; name the col"):
+        build_model("separate", entry.config(), PLAIN)
+    build_model("separate", entry.config(), PLAIN_SCENARIOS)
 
 
 def test_unknown_model_is_answered_with_the_known_ones() -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from docs.hooks import MARK, ROOT, on_page_markdown, zoo_table
-from rankloom.catalog import ENTRIES
+from rankloom.ranking.catalog import RANKING_ENTRIES
 from rankloom.report.seeds import Summary
 from rankloom.report.tables import read_json, write_json
 
@@ -32,7 +32,7 @@ def test_zoo_shows_the_best_recipe_of_a_model(tmp_path: Path) -> None:
     other = split.model_copy(update={"split": "valid", "rows": (rows[0], rows[2])})
     write_json(tmp_path / "board.json", board.model_copy(update={"tables": (split, other)}))
     lines = zoo_table(str(tmp_path / "board.json")).splitlines()[2:]
-    assert len(lines) == len(ENTRIES)
+    assert len(lines) == len(RANKING_ENTRIES)
     years = [int(line.split(" | ")[2]) for line in lines]
     assert years == sorted(years)
     shown = {line.split("`")[1]: line.removesuffix(" |").split(" | ")[-1] for line in lines}
