@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import MLP, JointLinear, linear
 
 
@@ -18,7 +19,7 @@ def test_linear_starts_xavier_normal_with_zero_bias() -> None:
 def test_order_of_a_hidden_layer() -> None:
     network = MLP(3, [5, 4], out_features=2, dropout=0.5, batch_norm=True, activation="tanh")
     kinds = [type(layer) for layer in network.layers]
-    hidden = [nn.Linear, nn.BatchNorm1d, nn.Tanh, nn.Dropout]
+    hidden = [nn.Linear, nn.BatchNorm1d, nn.Tanh, Dropout]
     assert kinds == [*hidden, *hidden, nn.Linear]
     assert network.out_features == 2
 

@@ -5,6 +5,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.dropout import dropout as drop_units
 from rankloom.layers.mlp import linear
 
 FEW_KEYS = 64
@@ -88,7 +89,7 @@ def attention_of_heads(
         weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(axis)
         weights = weights.masked_fill(hidden, 0)
     weights = weights.mT if keys_first else weights
-    return functional.dropout(weights, dropout).to(v.dtype) @ v
+    return drop_units(weights, dropout).to(v.dtype) @ v
 
 
 class SelfAttention(nn.Module):

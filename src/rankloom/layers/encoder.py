@@ -4,6 +4,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from rankloom.layers.attention import SelfAttention
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import ActivationName, linear
 from rankloom.layers.token_mlp import TokenMLP
 
@@ -50,7 +51,7 @@ class EncoderLayer(nn.Module):
             None, dim, hidden_dim, activation=activation, dropout=hidden_dropout
         )
         self.network_norm = nn.LayerNorm(dim) if network_norm else nn.Identity()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(
         self,

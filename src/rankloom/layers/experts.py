@@ -11,6 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.dropout import Dropout
+
 Sparse = bool | Literal["auto"]
 """Whether experts run only for the rows whose gate is not zero; auto: where that is faster.
 
@@ -96,7 +98,7 @@ class TokenExperts(nn.Module):
         self.shared = num_tokens is None
         self.sparse = sparse
         self.activation: nn.Module = _SwiGLU() if activation == "swiglu" else nn.GELU()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         # Both matrices keep experts next to the hidden units: a token's experts are one wide
         # network, and each of them is a matrix, without copying either way.
         self.expand = nn.Parameter(torch.empty(sets, num_experts, in_dim, dim))

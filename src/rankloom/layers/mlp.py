@@ -8,6 +8,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.dropout import Dropout
+
 ActivationName = Literal[
     "relu", "leaky_relu", "prelu", "dice", "gelu", "silu", "tanh", "sigmoid", "none"
 ]
@@ -165,7 +167,7 @@ class MLP(nn.Module):
                 layers.append(nn.BatchNorm1d(next_width))
             layers.append(build(next_width))
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             width = next_width
         if out_features is not None:
             layers.append(linear(width, out_features))

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import ActivationName, Dice, activation_builder, linear
 
 
@@ -92,7 +93,7 @@ class _Layer(nn.Module):
     def __init__(self, activation: nn.Module, dropout: float, after: nn.Linear) -> None:
         super().__init__()
         self.activation = activation if isinstance(activation, Dice) else _Unmasked(activation)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = after
 
     def forward(

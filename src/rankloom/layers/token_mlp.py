@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import ActivationName, activation_builder, linear
 
 
@@ -73,7 +74,7 @@ class TokenMLP(nn.Module):
         super().__init__()
         self.expand = token_linear(num_tokens, dim, hidden_dim)
         self.activation = activation_builder(activation)(hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.reduce = token_linear(num_tokens, hidden_dim, dim)
 
     def forward(self, x: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, "batch tokens dim"]:
@@ -106,7 +107,7 @@ class TokenSwiGLU(nn.Module):
         super().__init__()
         self.gate = token_linear(num_tokens, dim, hidden_dim)
         self.up = token_linear(num_tokens, dim, hidden_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.down = token_linear(num_tokens, hidden_dim, dim)
         with torch.no_grad():
             next(self.down.parameters()).mul_(down_scale)  # the weight; the bias is zero

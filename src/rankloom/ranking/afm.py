@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from rankloom.batch import Batch
 from rankloom.config import Config
 from rankloom.layers.chunked import in_chunks
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding, FirstOrder
 from rankloom.layers.mlp import linear
 from rankloom.layers.pairs import num_pairs, pair_products
@@ -46,7 +47,7 @@ class _PairAttention(nn.Module):
             nn.ReLU(inplace=True),
             linear(attention_dim, 1, bias=False),
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.width = max(dim, attention_dim)
 
     def forward(self, vectors: Float[Tensor, "batch fields dim"]) -> Float[Tensor, "batch dim"]:
@@ -78,7 +79,7 @@ class AFM(nn.Module):
         self.attention = _PairAttention(
             config.embedding_dim, config.attention_dim, config.attention_dropout
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         # The linear term's bias serves both.
         self.output = linear(config.embedding_dim, schema.num_tasks, bias=False)
 

@@ -30,6 +30,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.losses import task_losses
 from rankloom.layers.mlp import linear
@@ -138,7 +139,7 @@ class _ExponentialCross(nn.Module):
     def __init__(self, layers: nn.ModuleList, dropout: float) -> None:
         super().__init__()
         self.layers = layers
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x0: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         x = x0
@@ -153,7 +154,7 @@ class _LinearCross(nn.Module):
     def __init__(self, layers: nn.ModuleList, dropout: float) -> None:
         super().__init__()
         self.layers = layers
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x0: Float[Tensor, "rows width"]) -> Float[Tensor, "rows width"]:
         x = x0

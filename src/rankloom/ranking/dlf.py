@@ -30,6 +30,7 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.factorization import token_projection
 from rankloom.layers.mlp import linear
@@ -106,7 +107,7 @@ class DLFLayer(nn.Module):
         self.fusion = fusion
         self.residual = residual
         self.project = token_projection(in_tokens, out_tokens)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.norm = nn.LayerNorm(dim)  # DIFF: the paper names no norm
 
     def forward(self, x: Tokens, x0: Tokens) -> Tokens:

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.layers.attention import SelfAttention
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import INIT_STD
 from rankloom.layers.encoder import EncoderLayer
 from rankloom.layers.losses import next_event_loss, ranking_loss
@@ -106,7 +107,7 @@ class _PlacedTargetAttention(nn.Module):
             self.layers.extend(
                 [
                     build(width),
-                    nn.Dropout(config.unit_dropout),
+                    Dropout(config.unit_dropout),
                     PerTokenLinear(num_heads, width, next_width),
                 ]
             )
@@ -154,7 +155,7 @@ class _Interests(nn.Module):
         self.out = PerTokenLinear(num_heads, dim // num_heads, dim, bias=False)
         self.norm = _NormPerHead(num_heads, dim)
         self.network = TokenMLP(num_heads, dim, config.expansion * dim, activation="relu")
-        self.dropout = nn.Dropout(config.layer_dropout)
+        self.dropout = Dropout(config.layer_dropout)
         self.unit = _PlacedTargetAttention(config, shape)
 
     def forward(

@@ -31,6 +31,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import linear
 from rankloom.layers.norm import RMSNorm
 from rankloom.ranking.connections import connect, input_norm
@@ -147,7 +148,7 @@ class _Attention(nn.Module):
         self.value = _FieldMatrices(config, dim, dim)
         self.pair_weight = nn.Parameter(torch.ones(num_fields, num_fields))
         """[fields, fields]: row i scales what field i asks of every other."""
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.out = linear(dim, dim, bias=False)
 
     def forward(
@@ -170,7 +171,7 @@ class _Network(nn.Module):
         hidden = config.expansion * config.dim
         self.norm = norm
         self.expand = _FieldMatrices(config, config.dim, hidden)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.reduce = _FieldMatrices(config, hidden, config.dim)
 
     def forward(

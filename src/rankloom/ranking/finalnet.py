@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.losses import ranking_loss, task_losses
 from rankloom.layers.mlp import ActivationName, activation_builder, linear
@@ -86,7 +87,7 @@ class Block(Network):
                 parts.append(nn.BatchNorm1d(next_width))
             parts.append(activation(next_width))
             if self.dropout > 0:
-                parts.append(nn.Dropout(self.dropout))
+                parts.append(Dropout(self.dropout))
             width = next_width
         return nn.Sequential(*parts, linear(width, num_tasks))
 

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankloom.batch import Batch
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import linear
 from rankloom.layers.relative_bias import (
     PairBias,
@@ -123,7 +124,7 @@ class _Layer(nn.Module):
         """Keys K and values V."""
         self.bias = bias
         self.attended_norm = nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.out = linear(width, dim)
 
     def forward(

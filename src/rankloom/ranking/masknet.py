@@ -23,6 +23,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.mlp import MLP, ActivationName, activation_builder, linear
 from rankloom.layers.precision import in_product_dtype
@@ -109,7 +110,7 @@ class _MaskBlock(nn.Module):
         self.hidden = linear(in_features, out_features, bias=False)
         self.norm = nn.LayerNorm(out_features)
         self.activation = activation_builder(settings.activation)(out_features)
-        self.dropout = nn.Dropout(settings.dropout) if settings.dropout > 0 else nn.Identity()
+        self.dropout = Dropout(settings.dropout) if settings.dropout > 0 else nn.Identity()
 
     def forward(
         self, embedded: Float[Tensor, "batch width"], x: Float[Tensor, "batch in_features"]

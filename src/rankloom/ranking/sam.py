@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.config import Config
+from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import INIT_STD, FieldEmbedding
 from rankloom.layers.mlp import linear
 from rankloom.layers.pairs import pair_indices, pair_products
@@ -190,7 +191,7 @@ class _SAM2A(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(num_fields**2, dim))
         """W: [pairs, dim]."""
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, vectors: Vectors, readout: ReadoutWeights) -> Logits:
         # DIFF: dropout of whole pairs.
@@ -203,7 +204,7 @@ class _SAM2E(nn.Module):
     def __init__(self, num_fields: int, dropout: float) -> None:
         super().__init__()
         self._pairs = (num_fields, num_fields)
-        self.drop = nn.Dropout(dropout)
+        self.drop = Dropout(dropout)
 
     def forward(self, vectors: Vectors, readout: ReadoutWeights) -> Logits:
         weights = torch.unflatten(readout, 1, self._pairs)  # [tasks, fields, fields, dim]
@@ -226,9 +227,7 @@ class _SAM3(nn.Module):
     ) -> None:
         super().__init__()
         steps = [_Residual(layer, dim) for layer in layers] if residual else layers
-        self.layers = nn.Sequential(
-            *[part for step in steps for part in (step, nn.Dropout(dropout))]
-        )
+        self.layers = nn.Sequential(*[part for step in steps for part in (step, Dropout(dropout))])
 
     def forward(self, vectors: Vectors, readout: ReadoutWeights) -> Logits:
         return functional.linear(self.layers(vectors).flatten(1), readout.flatten(1))

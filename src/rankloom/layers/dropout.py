@@ -1,0 +1,57 @@
+"""Dropout whose mask costs little on a CPU.
+
+torch draws a random number for every unit, one at a time. Here one draw of 64 bits serves four
+units, which makes the mask several times cheaper (`docs/lab-notes.md`).
+"""
+
+from typing import Any, cast
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+STEPS = 2**16
+"""Shares of dropped units are multiples of one over this: four numbers of a 64-bit draw."""
+
+
+class Dropout(nn.Dropout):
+    """`torch.nn.Dropout` with the masks of `dropout`."""
+
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The units, a share of them zero and the others scaled up; unchanged at evaluation."""
+        return dropout(x, self.p) if self.training else x
+
+
+def dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
+    """A share `p` of the units zero, the others scaled up; what dropout does in training.
+
+    On a CPU the share is rounded to 1/65536, and the units that stay are scaled by the rounded one,
+    so that their expectation is exact. Masks follow torch's default generator, but are others than
+    torch's own for the same seed. Compiled and exported programs, and accelerators, draw as torch
+    does.
+    """
+    kept = round((1 - p) * STEPS)
+    if kept == STEPS:
+        return x
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or kept == 0:
+        return functional.dropout(x, p)
+    return cast(Tensor, _Mask.apply(x, kept))  # type: ignore[no-untyped-call]
+
+
+class _Mask(torch.autograd.Function):
+    """A random mask times a scale; the mask is kept for the gradient, a byte per unit."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, kept: int) -> Tensor:
+        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
+        numbers = draws.view(torch.int16)[: x.numel()].view(x.shape)
+        mask = numbers >= STEPS // 2 - kept  # -32768 to 32767, all equally likely
+        ctx.save_for_backward(mask)
+        ctx.scale = STEPS / kept
+        return (x * mask).mul_(ctx.scale)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (mask,) = ctx.saved_tensors
+        return gradient * mask * ctx.scale, None
