@@ -59,7 +59,7 @@ def zoo_table(path: str) -> str:
     from rankloom.data.examples import example_schema, random_batch
     from rankloom.evaluation.cost import measure_cost
     from rankloom.ranking.catalog import RANKING_ENTRIES
-    from rankloom.report.tables import count, number
+    from rankloom.report.texts import count, number
 
     aucs = _best_aucs(ROOT / path)
     # The shape that docs/models.md states: ten fields, 538 values and two reserved rows each.

@@ -6,7 +6,7 @@ All classes are frozen dataclasses registered with torch's pytrees, so that a ba
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -178,11 +178,25 @@ def concat_groups(groups: Sequence[SequenceGroup]) -> SequenceGroup:
 def select_group(group: SequenceGroup, rows: Int[Tensor, " rows"]) -> SequenceGroup:
     """The given rows of one sequence group, in the given order; one gather per tensor."""
     index, offsets = jagged_rows(group.offsets, rows)
+    return SequenceGroup(offsets=offsets, **_select_events(group, index))
+
+
+def _select_events(group: SequenceGroup, index: Int[Tensor, " selected"]) -> dict[str, Any]:
     events = {
         part.name: getattr(group, part.name) for part in fields(group) if part.name != "offsets"
     }
-    gathered = _map_tensors(events, lambda tensor: tensor.index_select(0, index))
-    return SequenceGroup(offsets=offsets, **gathered)
+    return _map_tensors(events, lambda tensor: tensor.index_select(0, index))
+
+
+def clear_rows(group: SequenceGroup, rows: Bool[Tensor, " batch"]) -> SequenceGroup:
+    """The group without the events of the rows that are True; they stay, as empty rows."""
+    lengths = group.lengths()
+    kept = torch.repeat_interleave(~rows, lengths, output_size=group.ids.shape[0])
+    index = kept.nonzero().squeeze(1)
+    ends = lengths.masked_fill(rows, 0).cumsum(0)
+    return SequenceGroup(
+        offsets=torch.cat([ends.new_zeros(1), ends]), **_select_events(group, index)
+    )
 
 
 def jagged_rows(

@@ -59,6 +59,9 @@ def test_evaluate_and_predict(run: Path, small_log: Path, tmp_path: Path) -> Non
     shown = invoke("evaluate", run)
     assert shown.exit_code == 0
     assert "log_loss" in shown.stdout
+    worst = json.loads(result.stdout)["worst"]["auc"]
+    assert worst in json.loads(result.stdout)["scenarios"]
+    assert "worst log_loss: " in shown.stdout
     out = tmp_path / "scores.parquet"
     result = invoke("predict", run, small_log / "log.csv", "--out", out)
     assert result.exit_code == 0, result.output
@@ -71,6 +74,7 @@ def test_compare_writes_everything(recipe: Path, tmp_path: Path) -> None:
     result = invoke("compare", *arguments)
     assert result.exit_code == 0, result.output
     assert " lr " in result.stdout
+    assert "auc by scenario" in result.stdout
     written = {path.name for path in (tmp_path / "report").iterdir()}
     expected = {"leaderboard.json", "leaderboard.md", "leaderboard.csv", "index.html"}
     assert written == expected

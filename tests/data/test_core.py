@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rankloom.data.core import core_rows, sampled_rows
+from rankloom.data.core import core_rows, filtered_rows, sampled_rows
 from rankloom.data.keys import KeyColumn
 
 
@@ -47,6 +47,22 @@ def test_dropping_an_item_can_drop_a_user() -> None:
     items = np.array([0, 1, 0, 1, 0, 2], dtype=np.int32)
     kept = core_rows({"u": users, "i": items}, {"u": 2, "i": 2})
     assert kept.tolist() == [True] * 4 + [False] * 2
+
+
+def test_a_filter_keeps_rows_that_have_a_wanted_value_in_every_column() -> None:
+    tab = KeyColumn(np.array([0, 1, 2, -1, 1, 0], dtype=np.int32), pl.Series([1, 4, 9]))
+    kind = KeyColumn(np.array([0, 0, 1, 0, 1, -1], dtype=np.int32), pl.Series(["1", "x"]))
+    keys = {"tab": tab, "kind": kind}
+    for wanted in ([1, 4], ["1", "4", "8"]):
+        kept = filtered_rows(keys, {"tab": wanted})
+        assert kept.tolist() == [True, True, False, False, True, True]
+    both = filtered_rows(keys, {"tab": [1, 4], "kind": [1]})
+    assert both.tolist() == [True, True, False, False, False, False]
+    whole = KeyColumn(np.array([0, 1], dtype=np.int32), pl.Series([2.0, 2.5]))
+    assert filtered_rows({"n": whole}, {"n": [2]}).tolist() == [True, False]
+    message = r"the filter \(tab 1; kind y, z\) leaves no rows; correct its values"
+    with pytest.raises(ValueError, match=message):
+        filtered_rows(keys, {"tab": [1], "kind": ["y", "z"]})
 
 
 def column_of(values: pl.Series) -> KeyColumn:

@@ -50,3 +50,23 @@ def test_a_user_with_one_free_item_of_many_ends() -> None:
     own = np.delete(np.arange(5000), 1234)
     assert np.all(drawn[own] == 1234)
     assert np.all(drawn[1234] != 1234)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.integers(0, 7), st.integers(0, 2)), min_size=1, max_size=60
+    ),
+    st.integers(1, 3),
+)
+def test_within_a_value_the_rows_are_a_log_of_their_own(
+    rows: list[tuple[int, int, int]], per_positive: int
+) -> None:
+    users, items, within = np.array(rows, dtype=np.int32).T
+    drawn = draw_negatives(users, items, per_positive, 0, within)
+    for (user, _, value), found in zip(rows, drawn.tolist(), strict=True):
+        there = {item for _, item, other in rows if other == value}
+        own = {item for who, item, other in rows if (who, other) == (user, value)}
+        assert set(found) <= ((there - own) or {-1})
+    one = np.zeros(len(rows), dtype=np.int32)
+    plain = draw_negatives(users, items, per_positive, 0)
+    assert np.array_equal(draw_negatives(users, items, per_positive, 0, one), plain)

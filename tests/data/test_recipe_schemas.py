@@ -21,6 +21,8 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 SCHEMAS = sorted(path.parent.name for path in RECIPES.glob("*/schema.toml"))
 WITH_HISTORIES = ("amazonelectronics_x1", "kuaivideo_x1", "taobaoad_x1")
 """Formats of two files, which test_synthetic_reczoo.py prepares."""
+WITH_SCENARIOS = ("aliccp", "aliexpress", "iaac", "kuairand")
+"""Formats with scenarios, which test_scenario_formats.py prepares."""
 ROWS = {"train": 600, "valid": 100, "test": 100}
 
 
@@ -102,7 +104,7 @@ def vocabulary_sizes(dataset: Dataset) -> dict[str, int]:
 
 
 def test_every_format_is_tried() -> None:
-    assert sorted([*MAKERS, *WITH_HISTORIES]) == SCHEMAS
+    assert sorted([*MAKERS, *WITH_HISTORIES, *WITH_SCENARIOS]) == SCHEMAS
 
 
 @pytest.mark.parametrize("name", MAKERS)

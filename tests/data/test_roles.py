@@ -50,3 +50,48 @@ def test_text_that_is_no_label_names_its_row():
         read_roles(
             frame, declare(), group_is_text=False, numbers=np.arange(11, 13), where="log.csv: "
         )
+
+
+def test_a_label_after_another_is_masked_where_that_is_not_positive():
+    labels = {"click": LabelSpec(allow_missing=True), "buy": LabelSpec(after="click")}
+    clicks = [1, 0, 1, None, 0]
+    for held in ([1, 1, 0, 1, None], ["1", "1", "0", "1", "no"], [1.0, 7.0, 0.0, 1.0, 7.0]):
+        frame = pl.DataFrame({"s": ["a"] * 5, "click": clicks, "buy": held})
+        columns = read_roles(frame, declare(labels=labels), group_is_text=False)
+        assert columns[0].to_list() == clicks
+        # What stands in the other rows, wrong or missing, is not looked at.
+        assert columns[1].to_list() == [1, None, 0, None, None]
+    frame = frame.with_columns(buy=pl.Series([True, True, None, False, True]))
+    with pytest.raises(ValueError, match="label buy, column buy, row 3: is missing"):
+        read_roles(frame, declare(labels=labels), group_is_text=False)
+    missing = labels | {"buy": LabelSpec(after="click", allow_missing=True)}
+    columns = read_roles(frame, declare(labels=missing), group_is_text=False)
+    assert columns[1].to_list() == [1, None, None, None, None]
+
+
+def test_labels_after_a_threshold_and_in_a_chain():
+    labels = {
+        "stay": LabelSpec(column="seconds", threshold=10),
+        "cart": LabelSpec(after="stay"),
+        "buy": LabelSpec(after="cart"),
+    }
+    frame = pl.DataFrame({"s": ["a"] * 4, "seconds": [10, 9, 30, 20]}).with_columns(
+        cart=pl.Series([1, 1, 0, 1]), buy=pl.Series([0, 1, 1, 1])
+    )
+    columns = read_roles(frame, declare(labels=labels), group_is_text=False)
+    assert [column.to_list() for column in columns[:3]] == [
+        [1, 0, 1, 1],
+        [1, None, 0, 1],
+        [0, None, None, 1],
+    ]
+
+
+@pytest.mark.parametrize("after", ["buy", "later", "clik"])
+def test_a_label_comes_after_one_before_it(after):
+    labels = {"click": LabelSpec(), "buy": LabelSpec(after=after), "later": LabelSpec()}
+    message = f"label buy comes after '{after}', which is no label before it; .* are click"
+    with pytest.raises(ValueError, match=message):
+        declare(labels=labels)
+    first = {"buy": LabelSpec(after=after)}
+    with pytest.raises(ValueError, match="those before it are none"):
+        declare(labels=first)

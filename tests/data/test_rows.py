@@ -206,6 +206,42 @@ def test_a_sample_of_users_comes_before_the_core_filter_and_the_draw(tmp_path: P
     assert plain["user"].unique().to_list() == users.to_list()
 
 
+def test_a_filter_comes_before_everything_else(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "filter": {"columns": {"stars": [1, 4, 5]}},
+        "core": {"columns": {"user": 3}},
+        "history": [{"name": "past", "user": "user", "time": "ts", "members": ["item"]}],
+        "split": {"kind": "leave_one_out", "user": "user", "time": "ts"},
+    }
+    stream = rows_of(tmp_path, **settings)
+    for rows in (2**18, 2):
+        frame, split = collect(stream, rows)
+        # User 1's second row and all of user 3's have other stars.
+        assert frame["user"].to_list() == [1, 2, 1, 2, 1, 2]
+        assert frame["past.item"].to_list() == [[], [], ["a"], ["b"], ["a"], ["b", "a"]]
+        assert split == [0, 0, 1, 1, 2, 2]
+    assert stream.notes == ("the filter and the core filter kept 6 of 8 rows",)
+    plain = collect(rows_of(tmp_path, filter={"columns": {"item": ["a", "d"]}}))[0]
+    assert plain["item"].to_list() == ["a", "a", "a", "d"]
+    with pytest.raises(ValueError, match=r"the filter \(item z\) leaves no rows"):
+        rows_of(tmp_path, filter={"columns": {"item": ["z"]}})
+    with pytest.raises(ValueError, match=r"log\.parquet has no column tab"):
+        rows_of(tmp_path, filter={"columns": {"tab": [1]}})
+
+
+def test_negatives_within_a_column_are_of_its_value(tmp_path: Path) -> None:
+    log = LOG.with_columns(shop=pl.Series(["x", "x", "x", "x", "y", "y", "y", None]))
+    negatives = {"user": "user", "item": "item", "label": "hit", "within": "shop"}
+    changes = {"labels": {"hit": {}}, "negatives": negatives | {"per_positive": 4}}
+    frame, _ = collect(rows_of(tmp_path, log.head(7), **changes))
+    drawn = frame.filter(hit=0).select("shop", "user", "item")
+    # Shop x has a, b and c, of which user 1 has all; shop y has a and d.
+    free = {("x", 2, "a"), ("x", 2, "c"), ("y", 1, "a"), ("y", 2, "d"), ("y", 3, "d")}
+    assert set(drawn.rows()) == free
+    with pytest.raises(ValueError, match=r"log\.parquet: row 8: column shop has no value"):
+        rows_of(tmp_path, log, **changes)
+
+
 def test_core_filter_comes_first(tmp_path: Path) -> None:
     stream = rows_of(
         tmp_path,

@@ -21,6 +21,9 @@ from rankloom.data.sources import SOURCES, acquire, get, lookup, read_source_man
 from rankloom.data.sources.archive import extract
 from rankloom.data.sources.avazu import COLUMNS as AVAZU_COLUMNS
 from rankloom.data.sources.fetch import download, sha256_of
+from rankloom.data.sources.hillstrom import ADDRESS as HILLSTROM_ADDRESS
+from rankloom.data.sources.ijcai18_cvr import IDS as IJCAI18_IDS
+from rankloom.data.sources.ijcai18_cvr import RATES as IJCAI18_RATES
 from rankloom.data.sources.lastfm_tag import draw_rows
 from rankloom.data.sources.source import Download, Source, Wheel
 from rankloom.data.table_schema import load_table_schema
@@ -219,6 +222,33 @@ def lastfm_parquet() -> Files:
     return {"ctr.parquet": parquet(frame)}
 
 
+HILLSTROM_CSV = """\
+recency,history_segment,history,mens,womens,zip_code,newbie,channel,segment,visit,conversion,spend
+10,2) $100 - $200,142.44,1,0,Surburban,0,Phone,Womens E-Mail,0,0,0
+6,3) $200 - $350,329.08,1,1,Rural,1,Web,No E-Mail,1,0,0
+7,2) $100 - $200,180.65,0,1,Surburban,1,Web,Mens E-Mail,1,1,29.99
+"""
+
+
+def hillstrom_csv(name: str) -> Files:
+    return {name: HILLSTROM_CSV.encode()}
+
+
+def hillstrom_parquet() -> Files:
+    text = ["history_segment", "zip_code", "channel", "segment"]
+    frame = pl.read_csv(HILLSTROM_CSV.encode()).with_columns(pl.col(text).cast(pl.Categorical))
+    return {"hillstrom.parquet": parquet(frame.with_columns(pl.col("visit").cast(pl.Int8)))}
+
+
+def ijcai18_parquet() -> Files:
+    rows = pl.DataFrame({"is_trade": [0, 1, 0]}, schema={"is_trade": pl.Int8}).with_columns(
+        *(pl.Series(name, [1, 2, 2], dtype=pl.Int32) for name in IJCAI18_IDS),
+        *(pl.Series(name, [0.5, 1.0, 1.0]) for name in IJCAI18_RATES),
+        pl.Series("item_category_list", [["7", "8"], ["7", "9"], ["7", "9"]]),
+    )
+    return {"train.parquet": parquet(rows), "test.parquet": parquet(rows.head(1))}
+
+
 TRIVAGO_LOG = """\
 user_id,session_id,timestamp,step,action_type,reference,platform,city,device,current_filters,\
 impressions,prices
@@ -259,12 +289,23 @@ def amazon_parquet(root: str | None, *, brand: bool = True) -> Files:
     return {"sequences.parquet": parquet(users), "items.parquet": parquet(items)}
 
 
+def amazon_domains() -> Files:
+    parts = {
+        "amazon-beauty": amazon_parquet("Beauty"),
+        "amazon-toys": amazon_parquet("Toys & Games", brand=False),
+        "amazon-sports": amazon_parquet(None),
+    }
+    return {f"{name}/{file}": data for name, files in parts.items() for file, data in files.items()}
+
+
 MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "movielens-100k grouplens": ("movielens-100k", movielens_100k_grouplens),
     "movielens-100k atomic": ("movielens-100k", movielens_100k_atomic),
     "movielens-100k parquet": ("movielens-100k", movielens_100k_parquet),
     "movielens-1m grouplens": ("movielens-1m", movielens_1m_grouplens),
     "movielens-1m parquet": ("movielens-1m", movielens_1m_parquet),
+    "movielens-1m-age grouplens": ("movielens-1m-age", movielens_1m_grouplens),
+    "movielens-1m-age parquet": ("movielens-1m-age", movielens_1m_parquet),
     "frappe libfm": ("frappe", frappe_libfm),
     "frappe csv": ("frappe", frappe_csv),
     "frappe parquet": ("frappe", frappe_parquet),
@@ -278,15 +319,24 @@ MADE_UP: dict[str, tuple[str, Callable[[], Files]]] = {
     "trivago challenge": ("trivago", trivago_challenge),
     "trivago log": ("trivago", trivago_log),
     "trivago sample": ("trivago", trivago_sample),
+    "hillstrom published": (
+        "hillstrom",
+        partial(hillstrom_csv, HILLSTROM_ADDRESS.rpartition("/")[2]),
+    ),
+    "hillstrom csv": ("hillstrom", partial(hillstrom_csv, "hillstrom.csv")),
+    "hillstrom parquet": ("hillstrom", hillstrom_parquet),
+    "ijcai18-cvr parquet": ("ijcai18-cvr", ijcai18_parquet),
     "amazon-beauty parquet": ("amazon-beauty", partial(amazon_parquet, "Beauty")),
     "amazon-toys parquet": ("amazon-toys", partial(amazon_parquet, "Toys & Games", brand=False)),
     "amazon-sports parquet": ("amazon-sports", partial(amazon_parquet, None)),
+    "amazon-domains parquet": ("amazon-domains", amazon_domains),
 }
 
 
 def write(folder: Path, files: Files) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     for name, data in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_bytes(data)
     return folder
 
@@ -611,6 +661,9 @@ def test_other_schemes_are_refused(tmp_path: Path) -> None:
         ("criteo sample", r"train\.tsv\.gz"),
         ("avazu sample", r"train\.csv\.gz"),
         ("lastfm-tag parquet", r"ctr\.parquet"),
+        ("movielens-1m-age parquet", r"ratings\.parquet"),
+        ("hillstrom parquet", r"hillstrom\.parquet"),
+        ("ijcai18-cvr parquet", r"train\.parquet"),
     ],
 )
 def test_files_that_differ_from_the_published_ones_are_refused_by_name(
@@ -816,13 +869,24 @@ def test_when_no_origin_answers_the_error_says_what_was_tried(
 
 
 def test_unknown_names_list_the_known_ones(tmp_path: Path) -> None:
-    message = "unknown data set 'netflix'; known data sets: movielens-100k, movielens-1m, frappe"
+    message = "unknown data set 'netflix'; known data sets: movielens-100k, movielens-1m, "
     with pytest.raises(ValueError, match=message):
         get("netflix", out=tmp_path)
 
 
 @pytest.mark.parametrize(
-    "name", ["frappe", "criteo", "avazu", "lastfm-tag", "trivago", "amazon-beauty"]
+    "name",
+    [
+        "frappe",
+        "criteo",
+        "avazu",
+        "lastfm-tag",
+        "trivago",
+        "hillstrom",
+        "ijcai18-cvr",
+        "amazon-beauty",
+        "amazon-domains",
+    ],
 )
 def test_what_cannot_be_fetched_says_where_it_is_to_be_had(name: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"cannot be fetched by itself: .*https://.*--from"):
@@ -904,6 +968,9 @@ def test_errors_are_one_line_and_a_status() -> None:
     [
         ("movielens-100k", "movielens-100k", "ratings.parquet", 100_000),
         ("movielens-1m", "movielens-1m", "ratings.parquet", 1_000_209),
+        ("movielens-1m-age", "movielens-1m", "ratings.parquet", 1_000_209),
+        ("hillstrom", "hillstrom", "customers.parquet", 64_000),
+        ("ijcai18-cvr", "ijcai18-cvr", "train.parquet", 20_000),
         ("frappe", "frappe", "train.parquet", 202_027),
         ("lastfm-tag", "lastfm-tag", "ctr.parquet", 559_437),
         ("criteo", "criteo-sample", "train.tsv.gz", 7_200),
@@ -912,6 +979,7 @@ def test_errors_are_one_line_and_a_status() -> None:
         ("amazon-beauty", "amazon-beauty", "interactions.parquet", 198_502),
         ("amazon-toys", "amazon-toys", "interactions.parquet", 167_597),
         ("amazon-sports", "amazon-sports", "interactions.parquet", 296_337),
+        ("amazon-domains", "", "interactions.parquet", 662_436),
     ],
 )
 def test_the_published_files_are_taken_with_their_checksums(
@@ -945,6 +1013,9 @@ def test_negatives_drawn_from_the_real_assignments_have_the_shares_of_the_given_
     [
         ("movielens-100k", "movielens-100k", [79_926, 10_037, 10_037]),
         ("movielens-1m", "movielens-1m", [799_663, 100_273, 100_273]),
+        ("movielens-1m-age", "movielens-1m", [800_891, 99_811, 99_507]),
+        ("hillstrom", "hillstrom", [51_196, 6_402, 6_402]),
+        ("ijcai18-cvr", "ijcai18-cvr", [16_784, 5_590, 5_625]),
         ("frappe", "frappe", [202_027, 57_722, 28_860]),
         ("lastfm-tag", "lastfm-tag", [391_605, 111_888, 55_944]),
         ("criteo", "criteo-sample", [7_200, 409, 391]),
@@ -953,14 +1024,15 @@ def test_negatives_drawn_from_the_real_assignments_have_the_shares_of_the_given_
         ("amazon-beauty", "amazon-beauty", [218_100, 44_726, 44_726]),
         ("amazon-toys", "amazon-toys", [179_898, 38_824, 38_824]),
         ("amazon-sports", "amazon-sports", [307_890, 71_196, 71_196]),
+        ("amazon-domains", "", [705_888, 154_746, 154_746]),
     ],
 )
 def test_the_schemas_prepare_the_published_files(
     name: str, folder: str, rows: list[int], public_data: Path, tmp_path: Path
 ) -> None:
     raw = get(name, origin=public_data / folder, out=tmp_path)
-    # These hold some of the users, or more negatives.
-    others = {"schema-sample", "schema-gauc"}
+    # These hold some of the users, or more negatives, or divide the rows otherwise.
+    others = {"schema-sample", "schema-gauc", "schema-cold"}
     paths = [path for path in sorted(raw.glob("schema*.toml")) if path.stem not in others]
     for number, schema in enumerate(paths):
         dataset = prepare(schema, tmp_path / f"prepared-{number}")

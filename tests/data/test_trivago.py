@@ -202,6 +202,7 @@ def test_the_prepared_rows_group_by_request_and_share_the_table_of_hotels(tmp_pa
     assert group.has_time
     assert group.max_length == HISTORY_LENGTH
     assert dataset.schema.has_group
+    assert dataset.schema.scenarios == ("<unknown>", "DE")
     raw = pl.read_parquet(folder / "impressions.parquet")
     for split in ("train", "valid", "test"):
         rows = dataset.split(split).slice(0, dataset.split(split).rows)
@@ -215,6 +216,32 @@ def test_the_prepared_rows_group_by_request_and_share_the_table_of_hotels(tmp_pa
             times = events.time[start:stop].tolist()
             assert times == wanted["history_time"][row].to_list()
             assert all(time <= rows.time[row] for time in times)
+
+
+def test_the_platform_is_the_scenario_and_a_field_and_the_position_is_a_field(
+    tmp_path: Path,
+) -> None:
+    rows = []
+    for number in range(30):
+        platform = {"platform": ("DE", "BR", "JP")[number % 3] if number < 29 else "FI"}
+        rows.append(click(f"s{number}", number, 1, 5, {6: 1, 5: 2}) | platform)
+    write_log(tmp_path / "from", rows)
+    folder = get("trivago", origin=tmp_path / "from", out=tmp_path / "out")
+    dataset = prepare(folder / "schema.toml", tmp_path / "prepared")
+    # The last session is a test session, and its platform has no other.
+    assert dataset.schema.scenarios == ("<unknown>", "BR", "DE", "JP")
+    names = [field.name for field in dataset.schema.categorical]
+    platform, position = names.index("platform"), names.index("position")
+    known = pl.read_parquet(dataset.folder / "vocabulary" / "platform.parquet")
+    value = dict(zip(known["index"], known["value"], strict=True)) | {1: "<unknown>"}
+    for split in ("train", "valid", "test"):
+        batch = dataset.split(split).slice(0, dataset.split(split).rows)
+        assert batch.scenario is not None
+        scenarios = [dataset.schema.scenarios[index] for index in batch.scenario.tolist()]
+        assert [value[index] for index in batch.categorical[:, platform].tolist()] == scenarios
+        assert ("<unknown>" in scenarios) == (split == "test")
+        # Two positions, neither of them unknown.
+        assert sorted(set(batch.categorical[:, position].tolist())) == [2, 3]
 
 
 def test_prices_that_do_not_fit_name_the_request(tmp_path: Path) -> None:

@@ -3,9 +3,11 @@
 from pathlib import Path
 
 import pytest
+from run_records import build_record
 
-from docs.hooks import MARK, ROOT, on_page_markdown, zoo_table
+from docs.hooks import MARK, ROOT, leaderboard, on_page_markdown, zoo_table
 from rankloom.ranking.catalog import RANKING_ENTRIES
+from rankloom.report.leaderboard import build_leaderboard
 from rankloom.report.seeds import Summary
 from rankloom.report.tables import read_json, write_json
 
@@ -39,3 +41,16 @@ def test_zoo_shows_the_best_recipe_of_a_model(tmp_path: Path) -> None:
     assert shown.pop("fm") == "0.90000"
     assert shown.pop("lr") == "0.70000"
     assert set(shown.values()) == {"-"}
+
+
+def test_a_leaderboard_shows_its_scenarios(tmp_path: Path) -> None:
+    """With a limit, so that a data set of many scenarios stays readable."""
+    figures = {f"s{n}": {"rows": n, "auc": 0.5 + n / 100} for n in range(1, 21)}
+    record = build_record(scenarios={"test": figures})
+    write_json(tmp_path / "board.json", build_leaderboard([record]))
+    text = leaderboard(str(tmp_path / "board.json"))
+    assert "auc by scenario:" in text
+    assert "s20<br>20 rows | s19<br>19 rows" in text
+    assert "s1<br>1 rows" not in text
+    assert "The largest 8 of 20 reported scenarios are shown" in text
+    assert "##" not in text

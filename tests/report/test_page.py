@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from run_records import build_record
+from scenario_records import runs_of
 
 from rankloom.config import read_toml
 from rankloom.report.leaderboard import build_leaderboard
@@ -215,16 +216,42 @@ def test_two_data_sets_have_two_sections(tmp_path: Path) -> None:
 
 
 def test_write_report(tmp_path: Path, runs: list[StoredRun]) -> None:
-    board, files = write_report(tmp_path / "report", runs, reference="lr", title="T")
+    board, files = write_report(tmp_path / "report", runs, reference="fm", title="T")
     assert [file.name for file in files] == [
         "leaderboard.json",
         "leaderboard.md",
         "leaderboard.csv",
         "index.html",
     ]
-    assert board.tables[0].reference == "lr"
+    assert board.tables[0].reference == "fm"
     page = Page(files[-1].read_text(encoding="utf-8"))
-    assert "Differences are to lr" in page.text
+    assert "Differences are to fm" in page.text
     assert sorted(file.name for file in (tmp_path / "report").iterdir()) == sorted(
         file.name for file in files
     )
+
+
+def test_scenarios_stand_by_size_with_counts_and_means(tmp_path: Path) -> None:
+    records = [*runs_of("fm", 0.8, pooled=7), *runs_of("lr", 0.7, pooled=7)]
+    runs = store(tmp_path, *records)
+    board = build_leaderboard(records, reference="lr")
+    text = render_page(board, runs)
+    scenarios = text[text.index("auc of each scenario</summary>") : text.index("<h3>Runs</h3>")]
+    order = re.findall(r'<th scope="row"[^>]*>([^<]+)<', scenarios)
+    assert order[:3] == ["macro mean", "mean by rows", "worst"]
+    assert order[3:] == ["search", "home", "cart", "tail of 7 scenarios"]
+    page = Page(text)
+    assert "search 2,000 200" in page.text
+    assert "+0.10000" in scenarios
+    assert "Gain by size of the scenario" in page.text
+    assert "Gain by size" not in Page(render_page(build_leaderboard(records), runs)).text
+
+
+def test_a_single_run_shows_its_intervals(tmp_path: Path) -> None:
+    figures = {"home": {"rows": 9, "auc": 0.6, "auc_low": 0.55, "auc_high": 0.65}}
+    runs = store(tmp_path, build_record("fm", scenarios={"test": figures}))
+    assert "0.55000 to 0.65000" in Page(page_of(runs)).text
+    runs = store(tmp_path, *(build_record("fm", s, scenarios={"test": figures}) for s in (1, 2)))
+    text = Page(page_of(runs)).text
+    assert "0.55000 to" not in text
+    assert "± 0.00000" in text

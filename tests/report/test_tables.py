@@ -12,16 +12,14 @@ from rankloom.report.leaderboard import Leaderboard, build_leaderboard
 from rankloom.report.rows import Published
 from rankloom.report.seeds import Difference, summarise
 from rankloom.report.tables import (
-    count,
-    difference_text,
     read_json,
-    summary_text,
     terminal,
     to_csv,
     to_markdown,
     write_json,
     write_tables,
 )
+from rankloom.report.texts import count, difference_text, summary_text
 from rankloom.runs.record import Record
 
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from rankloom.data.store import Dataset
+from rankloom.evaluation.by_scenario import SUMMARIES, split_summary
 from rankloom.runs.history import read_history
 from rankloom.runs.record import read_record
 from rankloom.training.compare import PlannedRun, compare
@@ -45,7 +46,11 @@ def test_a_run_folder_is_complete(finished: Run) -> None:
     assert record.training is not None
     assert record.training.steps == record.training.epochs * 19  # 4,800 rows in batches of 256
     assert set(record.metrics) == {"valid", "test"}
-    assert set(record.metrics["test"]) == {"auc", "log_loss"}
+    over = {f"{name}_{ending}" for name in ("auc", "log_loss") for ending in SUMMARIES}
+    assert set(record.metrics["test"]) == {"auc", "log_loss"} | over
+    worst = min(record.scenarios["test"].values(), key=lambda figures: figures["auc"])
+    assert record.metrics["test"]["auc_worst"] == worst["auc"]
+    assert {"rows", "positives", "auc", "log_loss"} == set(worst)
     assert record.metrics["test"]["auc"] > 0.6
     assert record.cost["embedding_parameters"] > 0
     assert record.cost["inference_rows_per_second"] > 0
@@ -61,11 +66,8 @@ def test_the_recorded_weights_are_those_of_the_best_evaluation(finished: Run) ->
 
 
 def test_evaluate_takes_other_metrics(finished: Run) -> None:
-    assert set(finished.evaluate("test", metrics=["gauc", "ece"]).metrics) == {
-        "gauc",
-        "gauc_coverage",
-        "ece",
-    }
+    found = finished.evaluate("test", metrics=["gauc", "ece"]).metrics
+    assert {split_summary(name)[0] for name in found} == {"gauc", "gauc_coverage", "ece"}
     with pytest.raises(ValueError, match="no split 'dev' in .*; known: train, valid, test"):
         finished.evaluate("dev")
 

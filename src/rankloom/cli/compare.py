@@ -20,7 +20,8 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
     report: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
     reference: Annotated[
-        str | None, typer.Option(help="Recipe or model that the others are compared with.")
+        str | None,
+        typer.Option(help="Recipe or model that the others are compared with, per scenario too."),
     ] = None,
     published: Annotated[
         Path | None, typer.Option(help="Published values to show beside (TOML).")

@@ -13,15 +13,29 @@ def evaluate(
     metrics: Annotated[
         list[str] | None, typer.Option("--metric", help="May be repeated; default: the recipe's.")
     ] = None,
+    switched_off: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Field that the model is not given, or none; may be repeated. "
+            "Default: the recipe's."
+        ),
+    ] = None,
     dataset: Annotated[Path | None, typer.Option(help="Data set folder, if it moved.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print as JSON.")] = False,
 ) -> None:
     """Evaluate a run on a split of its data set, over all rows and per scenario."""
     from rankloom.training.run import Run
 
-    evaluation = Run.open(run, dataset=dataset).evaluate(split, metrics=metrics)
+    fields = () if switched_off == ["none"] else switched_off
+    evaluation = Run.open(run, dataset=dataset).evaluate(
+        split, metrics=metrics, switched_off=fields
+    )
     if as_json:
-        result = {"metrics": evaluation.metrics, "scenarios": evaluation.scenarios}
+        result = {
+            "metrics": evaluation.metrics,
+            "scenarios": evaluation.scenarios,
+            "worst": evaluation.worst,
+        }
         typer.echo(json.dumps(result))
         return
     for name, value in evaluation.metrics.items():
@@ -29,3 +43,5 @@ def evaluate(
     for scenario, figures in evaluation.scenarios.items():
         text = "  ".join(f"{name} {value:.6g}" for name, value in figures.items())
         typer.echo(f"scenario {scenario}: {text}")
+    for name, scenario in evaluation.worst.items():
+        typer.echo(f"worst {name}: {scenario}")

@@ -15,7 +15,8 @@ def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
     out: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
     reference: Annotated[
-        str | None, typer.Option(help="Recipe or model that the others are compared with.")
+        str | None,
+        typer.Option(help="Recipe or model that the others are compared with, per scenario too."),
     ] = None,
     published: Annotated[
         Path | None, typer.Option(help="Published values to show beside (TOML).")

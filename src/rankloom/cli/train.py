@@ -21,6 +21,7 @@ def train(
 ) -> None:
     """Train one recipe. Interrupted, the same command continues where it stopped."""
     from rankloom.cli.console import training_progress
+    from rankloom.evaluation.by_scenario import split_summary
     from rankloom.training.experiment import train as run_train
     from rankloom.training.recipe import load_recipe
 
@@ -38,6 +39,8 @@ def train(
         typer.echo(json.dumps({"folder": str(run.folder), "metrics": record.metrics}))
         return
     for split, metrics in record.metrics.items():
-        figures = "  ".join(f"{name} {value:.6f}" for name, value in metrics.items())
+        # Figures over scenarios stand in the record and in reports: with them a line is too long.
+        overall = {name: value for name, value in metrics.items() if not split_summary(name)[1]}
+        figures = "  ".join(f"{name} {value:.6f}" for name, value in overall.items())
         typer.echo(f"{split:5}  {figures}")
     typer.echo(f"run folder: {run.folder}")

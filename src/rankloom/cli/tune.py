@@ -34,7 +34,7 @@ def tune(
 ) -> None:
     """Try settings on the validation split, as many for every recipe, and write the best ones."""
     from rankloom.cli.console import STDERR, STDOUT, training_progress
-    from rankloom.report.tables import number
+    from rankloom.report.texts import number
     from rankloom.report.tuning import terminal, write_json, write_tuning
     from rankloom.training.recipe import load_recipe
     from rankloom.training.trials import RESULT_FILE, Trial, TuneResult

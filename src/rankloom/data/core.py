@@ -1,12 +1,38 @@
-"""Which rows of a log stay at all: a sample of a column's values, and k-core filtering."""
+"""Which rows of a log stay at all: a filter, a sample of a column's values, a k-core."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rankloom.data.cells import to_text
 from rankloom.data.hashing import value_draws
 from rankloom.data.keys import Codes, KeyColumn
+
+
+def filtered_rows(
+    keys: Mapping[str, KeyColumn], columns: Mapping[str, Collection[str | int]]
+) -> NDArray[np.bool_]:
+    """Rows that have one of the wanted values in every column.
+
+    Args:
+        keys: the columns.
+        columns: column -> values that stay; `1` and `"1"` are the same.
+
+    Raises:
+        ValueError: no row is left.
+    """
+    keep = np.ones(len(next(iter(keys.values())).codes), dtype=np.bool_)
+    for column, values in columns.items():
+        wanted = to_text(keys[column].values).is_in([str(value) for value in values]).to_numpy()
+        # The last place answers for missing values, whose code is -1.
+        keep &= np.append(wanted, False)[keys[column].codes]
+    if not keep.any():
+        named = "; ".join(
+            f"{column} {', '.join(map(str, values))}" for column, values in columns.items()
+        )
+        raise ValueError(f"the filter ({named}) leaves no rows; correct its values")
+    return keep
 
 
 def sampled_rows(key: KeyColumn, share: float, seed: int) -> NDArray[np.bool_]:

@@ -1,9 +1,10 @@
 """Batches of a stored split, in order or shuffled, for one rank of several.
 
-Training (`shuffle=True`): every row once per epoch. The sequence of rows that batches are cut from
-depends on (seed, epoch) only; inside a batch rows stand as stored. With several ranks, step k of
-all ranks together visits the rows that step k of a single process with `world_size` times the batch
-would. Evaluation (`shuffle=False`): rows as stored; each rank has a range of its own.
+Training (`shuffle=True`): every row once per epoch, or (`scenario_power`) as many draws, balanced
+over the scenarios. The sequence of rows that batches are cut from depends on (seed, epoch) only;
+inside a batch rows stand as stored. With several ranks, step k of all ranks together visits the
+rows that step k of a single process with `world_size` times the batch would. Evaluation
+(`shuffle=False`): rows as stored; each rank has a range of its own.
 
 The number of batches follows from the rank with the fewest rows, and is the same for every rank;
 rows that are left over join the last batch. So ranks never wait for each other, no row is dropped,
@@ -18,6 +19,7 @@ from typing import Literal
 import torch
 
 from rankloom.batch import Batch
+from rankloom.data.balanced import BalancedShuffle, ScenarioRows
 from rankloom.data.order import BlockShuffle, FullShuffle, Order, StoredOrder
 from rankloom.data.prefetch import prefetch
 from rankloom.data.store import StoredSplit
@@ -28,7 +30,7 @@ MEMORY_SHARE = 0.5
 """Largest share of the machine's (or the device's free) memory that a split may take to be shuffled
 row by row (or kept on the device)."""
 
-_ORDERS = ("full", "block")
+_ORDERS = ("full", "block", "balanced")
 
 
 class Loader:
@@ -51,9 +53,14 @@ class Loader:
             takes at most half of the free memory; otherwise batches are made ahead and moved from
             pinned memory.
         drop_single: whether a last batch of one row is joined with the batch before.
+        scenario_power: None: every row once per epoch. Otherwise the share of a scenario's rows in
+            an epoch is proportional to their number to this power, 0 to 1
+            (`rankloom.data.balanced`); `order` stays `auto`.
 
     Raises:
-        ValueError: sizes, rank or order that make no sense, or too few rows to train on.
+        ValueError: sizes, rank or order that make no sense, too few rows to train on, or
+            `scenario_power` without scenarios, without shuffling, or for more rows than a full
+            shuffle takes.
     """
 
     split: StoredSplit
@@ -61,7 +68,7 @@ class Loader:
     batch_size: int
     """Rows of a batch."""
     order: str
-    """Order chosen: `stored`, `full` or `block`."""
+    """Order chosen: `stored`, `full`, `block` or `balanced`."""
     resident: bool
     """Whether the rows lie on the device."""
 
@@ -77,6 +84,7 @@ class Loader:
         order: Literal["auto", "full", "block"] = "auto",
         device: torch.device | str = "cpu",
         drop_single: bool = True,
+        scenario_power: float | None = None,
     ) -> None:
         _check(split, batch_size, rank, world_size, order, seed)
         if shuffle and drop_single and (batch_size < 2 or split.rows < 2 * world_size):
@@ -89,7 +97,12 @@ class Loader:
         self.split = split.to(self._device) if self.resident else split
         self.batch_size = batch_size
         self.order = "stored" if not shuffle else order if order != "auto" else _choose(split)
-        self._asked_order = order
+        self._asked_order: str = order
+        self._scenarios: ScenarioRows | None = None
+        if scenario_power is not None:
+            _check_balanced(split, shuffle, order)
+            self._scenarios = ScenarioRows(split.scenarios(), scenario_power)
+            self.order = self._asked_order = "balanced"
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._rank_rows = StoredOrder(split.rows, rank, world_size).rows
         self._num_batches = _num_batches(
@@ -137,8 +150,9 @@ class Loader:
             ValueError: the state is of another split, batch size, seed, rank or order.
         """
         own = self._identity()
-        if self._asked_order == "auto" and self.order != "stored" and state["order"] > 0:
-            self.order = _ORDERS[state["order"] - 1]
+        saved = ("stored", *_ORDERS)[state["order"]]
+        if self._asked_order == "auto" and {self.order, saved} <= {"full", "block"}:
+            self.order = saved
             own = self._identity()
         different = [
             f"{name} {state.get(name)}, here {own[name]}"
@@ -189,11 +203,16 @@ class Loader:
             return StoredOrder(rows, rank, world_size)
         if self.order == "block":
             return BlockShuffle(rows, self._seed, self._epoch, rank, world_size)
-        order = FullShuffle(rows, self._seed, self._epoch, rank, world_size)
+        order: FullShuffle | BalancedShuffle
+        if self._scenarios is None:
+            order = FullShuffle(rows, self._seed, self._epoch, rank, world_size)
+        else:
+            order = self._scenarios.draw(self._seed, self._epoch, rank, world_size)
         return order.to(self._device) if self.resident else order
 
     def _identity(self) -> dict[str, int]:
-        return {
+        scenarios = {} if self._scenarios is None else self._scenarios.identity()
+        return scenarios | {
             "seed": self._seed,
             "rows": self.split.rows,
             "batch_size": self.batch_size,
@@ -211,10 +230,23 @@ def _check(
         raise ValueError(f"batch_size must be positive; got {batch_size}")
     if not 0 <= rank < world_size:
         raise ValueError(f"rank must be at least 0 and below world_size; got {rank}, {world_size}")
-    if order not in ("auto", *_ORDERS):
+    if order not in ("auto", "full", "block"):
         raise ValueError(f"order must be auto, full or block; got {order!r}")
     if seed < 0:
         raise ValueError(f"seed must not be negative; got {seed}")
+
+
+def _check_balanced(split: StoredSplit, shuffle: bool, order: str) -> None:
+    if not shuffle or order != "auto":
+        raise ValueError(
+            "scenario_power draws rows in an order of its own: it needs shuffle=True and "
+            f'order="auto"; got shuffle={shuffle}, order={order!r}'
+        )
+    if split.rows * 8 > MAX_PERMUTATION_BYTES:
+        raise ValueError(
+            f"balanced sampling takes at most {MAX_PERMUTATION_BYTES // 8} rows; got {split.rows}: "
+            "sample proportionally, or prepare a sample of the rows"
+        )
 
 
 def _resolve(device: torch.device | str) -> torch.device:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rankloom.data.core import core_rows, sampled_rows
+from rankloom.data.core import core_rows, filtered_rows, sampled_rows
 from rankloom.data.delimited import Place
 from rankloom.data.derive import derive_columns
 from rankloom.data.history import HistoryIndex, index_history
@@ -40,7 +40,7 @@ class Plan:
     rows: int
     """Rows of the raw table; -1 when they were not counted."""
     keep: NDArray[np.bool_] | None
-    """[rows]; what the sample and the core filter left."""
+    """[rows]; what the filter, the sample and the core filter left."""
     split: SplitCodes | None
     """[rows]."""
     negatives: Codes | None
@@ -52,11 +52,11 @@ class Plan:
 
 
 def make_plan(schema: TableSchema, table: RawTable) -> Plan:
-    """Decide what needs all rows at once: sample, core filter, split, negatives, histories.
+    """Decide what needs all rows at once: filters, sample, split, negatives, histories.
 
     Raises:
-        ValueError: the table has no rows, a key is missing in one, a time is no number, the sample
-            or the core filter leaves nothing, or a split that was asked for is empty.
+        ValueError: the table has no rows, a key is missing in one, a time is no number, a filter or
+            the sample leaves nothing, or a split that was asked for is empty.
     """
     keys = _collect_keys(schema, table)
     if not keys:
@@ -64,10 +64,11 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
     rows = len(next(iter(keys.values())).codes)
     if not rows:
         raise ValueError(f"{table.files[0].name} has no rows")
-    keep = None
+    keep = None if schema.filter is None else filtered_rows(keys, schema.filter.columns)
     if schema.sample is not None:
         sample = schema.sample
-        keep = sampled_rows(keys[sample.column], sample.share, sample.seed)
+        drawn = sampled_rows(keys[sample.column], sample.share, sample.seed)
+        keep = drawn if keep is None else keep & drawn
     if schema.core is not None:
         codes = {name: keys[name].codes for name in schema.core.columns}
         keep = core_rows(codes, schema.core.columns, keep)
@@ -80,12 +81,13 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
     negatives = None
     if schema.negatives is not None:
         spec = schema.negatives
-        for name in (spec.user, spec.item):
+        for name in (spec.user, spec.item, *_named(spec.within)):
             require_values(keys[name], name)
         users, items = keys[spec.user].codes[kept], keys[spec.item].codes[kept]
+        within = None if spec.within is None else keys[spec.within].codes[kept]
         most = max(spec.per_positive, spec.per_held_out or 0)
         negatives = np.full((rows, most), -1, dtype=np.int32)
-        negatives[kept] = draw_negatives(users, items, most, spec.seed)
+        negatives[kept] = draw_negatives(users, items, most, spec.seed, within)
     histories = tuple((item, _history(schema, item, keys, keep)) for item in schema.history)
     return Plan(rows, keep, split, negatives, histories, keys)
 
@@ -93,12 +95,15 @@ def make_plan(schema: TableSchema, table: RawTable) -> Plan:
 def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
     """Read every column that something needs over all rows at once."""
     wanted = [*split_keys(schema)]
+    if schema.filter is not None:
+        wanted += schema.filter.columns
     if schema.sample is not None:
         wanted.append(schema.sample.column)
     if schema.core is not None:
         wanted += schema.core.columns
     if schema.negatives is not None:
-        wanted += [schema.negatives.user, schema.negatives.item]
+        spec = schema.negatives
+        wanted += [spec.user, spec.item, *_named(spec.within)]
     for history in schema.history:
         wanted += [history.user, history.time, *history.members]
         label = history.only_label
@@ -127,6 +132,10 @@ def _collect_keys(schema: TableSchema, table: RawTable) -> Keys:
     if not collectors:
         raise ValueError(f"{table.files[0].name} has no rows")
     return {name: collector.finish(starts) for name, collector in collectors.items()}
+
+
+def _named(column: str | None) -> list[str]:
+    return [] if column is None else [column]
 
 
 def _needed_derive(schema: TableSchema, wanted: list[str]) -> list[Derive]:

@@ -12,7 +12,9 @@ SLICE_ROWS = 2**17
 """Rows drawn for at a time, to bound memory. The draw depends on it."""
 
 
-def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> Codes:
+def draw_negatives(
+    users: Codes, items: Codes, per_positive: int, seed: int, within: Codes | None = None
+) -> Codes:
     """Draw items for every row that are nowhere in the log of the row's user.
 
     The draw is uniform over the items of the log that the user has not touched, with replacement:
@@ -23,17 +25,30 @@ def draw_negatives(users: Codes, items: Codes, per_positive: int, seed: int) -> 
         items: [rows] codes, none missing.
         per_positive: items per row.
         seed: seed of the draw.
+        within: [rows] codes of few values, none missing; the rows of each are a log of their own.
 
     Returns:
         [rows, per_positive] item codes; -1 for users who have touched every item.
     """
+    generator = np.random.default_rng(seed)
+    if within is None:
+        return _draw_from_one_log(users, items, per_positive, generator)
+    found = np.empty((len(users), per_positive), dtype=np.int32)
+    for value in np.unique(within):
+        rows = np.flatnonzero(within == value)
+        found[rows] = _draw_from_one_log(users[rows], items[rows], per_positive, generator)
+    return found
+
+
+def _draw_from_one_log(
+    users: Codes, items: Codes, per_positive: int, generator: np.random.Generator
+) -> Codes:
     catalogue = np.unique(items)
     num_items = len(catalogue)
     own = users.astype(np.int64) * num_items + np.searchsorted(catalogue, items)
     own.sort()
     own = own[np.append(True, own[1:] != own[:-1])]
     touched = np.bincount(own // num_items, minlength=int(users.max(initial=0)) + 1)
-    generator = np.random.default_rng(seed)
     # Rows of one user together: look-ups then stay near each other in `own`, which is far faster.
     order = np.argsort(users, kind="stable")
     found = np.full((len(users), per_positive), -1, dtype=np.int32)

@@ -55,7 +55,7 @@ class FullShuffle:
 
     def __init__(self, rows: int, seed: int, epoch: int, rank: int, world_size: int) -> None:
         self.rows = rank_rows(rows, rank, world_size)
-        order = torch.randperm(rows, generator=_generator(seed, epoch))
+        order = torch.randperm(rows, generator=generator_for(seed, epoch))
         self._order = order if world_size == 1 else order[rank::world_size].contiguous()
 
     def select(self, start: int, stop: int) -> Int[Tensor, " rows"]:
@@ -91,7 +91,7 @@ class BlockShuffle:
         self._rank, self._world_size = rank, world_size
         self._seed, self._epoch = seed, epoch
         num_blocks = -(-rows // block_rows)
-        blocks = torch.randperm(num_blocks, generator=_generator(seed, epoch))
+        blocks = torch.randperm(num_blocks, generator=generator_for(seed, epoch))
         self._windows = blocks.split(window_blocks)  # type: ignore[no-untyped-call]
         self._block_rows = block_rows
         self._last_row = rows
@@ -130,12 +130,12 @@ class BlockShuffle:
         if self._drawn is None or self._drawn[0] != window:
             ranges = [torch.arange(start, stop) for start, stop in self.block_ranges(window)]
             rows = torch.cat(ranges)
-            generator = _generator(self._seed, self._epoch, window)
+            generator = generator_for(self._seed, self._epoch, window)
             self._drawn = window, rows[torch.randperm(len(rows), generator=generator)]
         return self._drawn[1]
 
 
-def _generator(seed: int, *stream: int) -> torch.Generator:
-    """A generator of its own for every (seed, epoch, window)."""
+def generator_for(seed: int, *stream: int) -> torch.Generator:
+    """A generator of its own for every (seed, stream); zeros that end a stream do not count."""
     state = np.random.SeedSequence([seed, *stream]).generate_state(1, np.uint64)[0]
     return torch.Generator().manual_seed(int(state) >> 1)

@@ -41,11 +41,14 @@ def read_roles(
     """
     roles = schema.roles
     rows = _Rows(numbers, where)
-    columns = []
+    columns: list[pl.Series] = []
     if labels:
+        read: dict[str, pl.Series] = {}
         for name, spec in schema.labels.items():
             values = _present(frame, spec.column or name, f"label {name}")
-            columns.append(_label(values, name, spec, rows).alias(f"label/{name}"))
+            known = None if spec.after is None else (read[spec.after] == 1).fill_null(False)
+            read[name] = _label(values, name, spec, rows, known).alias(f"label/{name}")
+        columns += read.values()
         if roles.weight is not None:
             weight = _present(frame, roles.weight, "weight")
             columns.append(_weight(weight, rows).alias("weight"))
@@ -107,15 +110,21 @@ class _Rows:
         )
 
 
-def _label(values: pl.Series, name: str, spec: LabelSpec, rows: _Rows) -> pl.Series:
+def _label(
+    values: pl.Series, name: str, spec: LabelSpec, rows: _Rows, known: pl.Series | None
+) -> pl.Series:
+    if known is not None:
+        # What the column holds where the label cannot be known is not looked at.
+        values = pl.select(pl.when(known).then(values)).to_series().alias(values.name)
     numbers = to_float(values)
     unread = numbers.is_null() & values.is_not_null()
     if unread.any():
         rows.fail(values, unread, f"label {name}", "must be a number")
     numbers = numbers.fill_nan(None)
-    if not spec.allow_missing and numbers.null_count():
+    missing = numbers.is_null() if known is None else numbers.is_null() & known
+    if not spec.allow_missing and missing.any():
         wanted = "is missing; set allow_missing = true to mask it, expected 0 or 1"
-        rows.fail(values, numbers.is_null(), f"label {name}", wanted)
+        rows.fail(values, missing, f"label {name}", wanted)
     if spec.threshold is not None:
         return (numbers >= spec.threshold).cast(pl.Float32)
     outside = ((numbers != 0) & (numbers != 1)).fill_null(False)

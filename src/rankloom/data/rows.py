@@ -1,8 +1,8 @@
 """The raw table as a stream of rows with derived columns, split, negatives and histories.
 
 Rows stream through when each can be judged alone (splits by files, column or plain random draw).
-A split by time, per user or stratified, a sample, a core filter, negatives and histories look at
-all rows first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each
+A split by time, per user or stratified, filters, a sample, negatives and histories look at all
+rows first: one more pass reads their key columns alone and keeps, per row, 4 bytes for each
 key column, 1 for the split, 4 for each negative drawn, and 8 (plus 4 per event) for each history.
 While these are being found, sorting takes about 100 bytes per row more.
 """
@@ -198,8 +198,8 @@ class RowStream:
 def open_rows(schema: TableSchema, root: Path) -> RowStream:
     """Open the main table of a declaration.
 
-    Order of work: derived columns, sample, core filter, split, histories, negatives. Negatives of
-    a row go to its split and share its histories; they are events of nobody's history.
+    Order of work: derived columns, filter, sample, core filter, split, histories, negatives.
+    Negatives of a row go to its split and share its histories; they are events of nobody's history.
 
     Args:
         schema: the declaration.
@@ -244,7 +244,7 @@ def _files(schema: TableSchema, root: Path) -> tuple[tuple[str, ...], tuple[int,
 
 
 def _notes(schema: TableSchema, plan: Plan) -> Iterator[str]:
-    filters = {"sample": schema.sample, "core filter": schema.core}
+    filters = {"filter": schema.filter, "sample": schema.sample, "core filter": schema.core}
     if plan.keep is not None:
         named = " and the ".join(name for name, given in filters.items() if given is not None)
         yield f"the {named} kept {int(plan.keep.sum()):,} of {plan.rows:,} rows"

@@ -156,6 +156,20 @@ class StoredSplit:
             raise IndexError(f"rows {start} to {stop} of a split of {self.rows} rows")
         return self.gather(torch.arange(start, stop, device=self.device))
 
+    def scenarios(self) -> Int[Tensor, " rows"]:
+        """int32 scenario index of every row, on the split's device.
+
+        Raises:
+            ValueError: the data set has no scenario column.
+        """
+        parts = [shard.scenario for shard in self._shards if shard.scenario is not None]
+        if not parts:
+            raise ValueError(
+                "the data set has no scenarios; name their column as roles.scenario in its table "
+                "schema and prepare it again"
+            )
+        return torch.cat(parts)
+
     def texts(self, name: str) -> pa.ChunkedArray:
         """A text column of all rows, memory-mapped.
 

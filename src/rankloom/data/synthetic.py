@@ -2,8 +2,9 @@
 
 Planted: the weight of every value, second-order interactions of pairs of fields, third-order
 interactions of triples, numeric fields, a preference for items like those of the user's history,
-weights that depend on the scenario, and a conversion that only a click can have. The true
-probabilities stand in columns of their own, so that the best possible AUC is known.
+weights that depend on the scenario, and a conversion that only a click can have, of causes of its
+own or some of the click's. The true probabilities stand in columns of their own, so that the best
+possible AUC is known.
 """
 
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from rankloom.config import Config
 from rankloom.data.planted import planted_normal, power_law, sigmoid
@@ -79,12 +80,30 @@ class SyntheticConfig(Config):
     """Strength of the likeness of the item with the history."""
     scenario: float = Field(0.5, ge=0)
     """Strength of the scenario's own weight of the item."""
+    shared_causes: tuple[float, ...] = ()
+    """Correlation of the conversion's effects with the click's in the scenarios s0, s1, ...
+
+    From -1 to 1; the last counts for the scenarios after it; with none given they are independent.
+    Where it is above 0, clicked rows convert more often than the others would, and below 0 less.
+    """
     truth_seed: int = Field(0, ge=0)
     """Seed of the planted weights; the rows have a seed of their own."""
 
+    @field_validator("shared_causes")
+    @classmethod
+    def _check_correlations(cls, values: tuple[float, ...]) -> tuple[float, ...]:
+        if any(abs(value) > 1 for value in values):
+            raise ValueError(f"correlations must lie between -1 and 1; got {values}")
+        return values
+
 
 def generate(
-    config: SyntheticConfig, rows: int, seed: int = 0, chunk_rows: int = 2**16
+    config: SyntheticConfig,
+    rows: int,
+    seed: int = 0,
+    chunk_rows: int = 2**16,
+    *,
+    conversion_everywhere: bool = False,
 ) -> Iterator[pl.DataFrame]:
     """The log, chunk by chunk; the rows do not depend on the size of the chunks.
 
@@ -93,6 +112,8 @@ def generate(
         rows: number of rows.
         seed: seed of the rows.
         chunk_rows: rows of a chunk; the last may be shorter.
+        conversion_everywhere: whether rows without a click have a conversion as well, the one that
+            a click would have had.
 
     Yields:
         Frames with `user`, `item`, `c0`..., `n0`... (null where missing), `history` (list of items,
@@ -105,6 +126,8 @@ def generate(
     count = 0
     for block in range(-(-rows // BLOCK_ROWS)):
         frame = _block(config, seed, block).head(rows - block * BLOCK_ROWS)
+        if not conversion_everywhere:
+            frame = frame.with_columns(conversion_after_click())
         while frame.height:
             part = frame.head(chunk_rows - count)
             waiting.append(part)
@@ -117,7 +140,13 @@ def generate(
         yield pl.concat(waiting)
 
 
+def conversion_after_click() -> pl.Expr:
+    """The conversion where there is a click, else null."""
+    return pl.when(pl.col("click") == 1).then(pl.col("conversion")).alias("conversion")
+
+
 def _block(config: SyntheticConfig, seed: int, block: int) -> pl.DataFrame:
+    """Rows of one block, with the conversion of every row."""
     generator = np.random.default_rng([seed, block])
     rows = BLOCK_ROWS
     ids = {
@@ -139,6 +168,10 @@ def _block(config: SyntheticConfig, seed: int, block: int) -> pl.DataFrame:
         _effects(config, task, ids, scenario, numeric * present, history, lengths)
         for task in range(2)
     ]
+    if config.shared_causes:
+        last = len(config.shared_causes) - 1
+        shared = np.array(config.shared_causes)[np.minimum(scenario, last)]
+        effects[1] = shared * effects[0] + np.sqrt(1 - shared**2) * effects[1]
     click_probability = sigmoid(config.bias + effects[0])
     conversion_probability = sigmoid(config.conversion_bias + effects[1])
     click = draws[0] < click_probability
@@ -158,9 +191,7 @@ def _block(config: SyntheticConfig, seed: int, block: int) -> pl.DataFrame:
     number = block * BLOCK_ROWS + np.arange(rows)
     columns["time"] = pl.Series("time", START_SECONDS + number * config.seconds_per_row + jitter)
     columns["click"] = pl.Series("click", click.astype(np.int64))
-    columns["conversion"] = _series(
-        "conversion", pa.array(conversion.astype(np.int64), mask=~click)
-    )
+    columns["conversion"] = pl.Series("conversion", conversion.astype(np.int64))
     columns["click_probability"] = pl.Series("click_probability", click_probability)
     columns["conversion_probability"] = pl.Series("conversion_probability", conversion_probability)
     return pl.DataFrame(columns)

@@ -96,8 +96,20 @@ class Negatives(Config):
     """Column that the negative replaces."""
     label: str
     """Label column to create: 1 for logged rows, 0 for drawn ones."""
+    within: str | None = None
+    """Column (a domain, say): a row's items are drawn among those of its value. None: among all.
+
+    The user's own items are then those of the user's rows with that value.
+    """
     seed: int = 0
     """Seed of the draw."""
+
+
+class Filter(Config):
+    """Rows of some values alone; nothing sees the others."""
+
+    columns: dict[str, tuple[str | int, ...]] = Field(min_length=1)
+    """Column -> its values that stay. A row must have one of them in every column."""
 
 
 class Sample(Config):
@@ -244,6 +256,11 @@ class LabelSpec(Config):
     """1 where the value is at least this, else 0. None: the column holds 0 and 1 already."""
     allow_missing: bool = False
     """Whether a missing value is a masked label (True) or an error (False)."""
+    after: str | None = None
+    """Earlier label that must be 1 for this one to be known, as a purchase is after a click alone.
+
+    The other rows are masked, whatever the column holds there.
+    """
 
 
 class Roles(Config):
@@ -374,8 +391,10 @@ class TableSchema(Config):
     """Entity tables."""
     derive: tuple[Derive, ...] = ()
     """Columns computed from raw ones."""
+    filter: Filter | None = None
+    """Keep the rows of some values only, before everything else."""
     sample: Sample | None = None
-    """Keep some users (or other values of a column) only, before everything else."""
+    """Keep some users (or other values of a column) only, on what the filter left."""
     core: Core | None = None
     """k-core filter, on what the sample left."""
     negatives: Negatives | None = None
@@ -393,8 +412,19 @@ class TableSchema(Config):
             raise ValueError("a schema needs at least one feature")
         if not self.labels:
             raise ValueError("a schema needs at least one label")
+        self._check_funnel()
         self._check_vocabularies()
         return self
+
+    def _check_funnel(self) -> None:
+        earlier: list[str] = []
+        for name, label in self.labels.items():
+            if label.after is not None and label.after not in earlier:
+                raise ValueError(
+                    f"label {name} comes after {label.after!r}, which is no label before it; those "
+                    f"before it are {', '.join(earlier) or 'none'}"
+                )
+            earlier.append(name)
 
     def _check_vocabularies(self) -> None:
         """A sequence that names a vocabulary nobody else has means another one: a typing error.

@@ -122,6 +122,8 @@ def _uses(schema: TableSchema) -> Iterable[Use]:
     if isinstance(schema.split, FileSplit) and schema.split.valid_by is not None:
         yield schema.split.valid_by, None
     yield from ((name, None) for name in split_keys(schema))
+    if schema.filter is not None:
+        yield from ((name, None) for name in schema.filter.columns)
     if schema.sample is not None:
         yield schema.sample.column, None
     if schema.core is not None:
@@ -129,6 +131,8 @@ def _uses(schema: TableSchema) -> Iterable[Use]:
     if schema.negatives is not None:
         yield schema.negatives.user, None
         yield schema.negatives.item, None
+        if schema.negatives.within is not None:
+            yield schema.negatives.within, None
     for history in schema.history:
         yield from ((name, None) for name in (history.user, history.time, *history.members))
         if history.only_label is not None:

@@ -21,13 +21,14 @@ from rankloom.allocator import keep_freed_memory
 from rankloom.batch import Batch
 from rankloom.config import Config
 from rankloom.evaluation import metrics as exact
+from rankloom.evaluation.by_scenario import Best, over_scenarios, rows_by_scenario
 from rankloom.evaluation.metrics import FloatArray
 from rankloom.evaluation.significance import auc_interval
 from rankloom.schema import Schema
 
 Precision = Literal["float32", "bf16"]
 
-BEST: dict[str, Literal["max", "min", "one"]] = {
+BEST: dict[str, Best] = {
     "auc": "max",
     "log_loss": "min",
     "gauc": "max",
@@ -55,11 +56,19 @@ class EvaluationConfig(Config):
     """Constant prediction that normalised_entropy divides by; None: the evaluated rows' mean
     label."""
     per_scenario: bool = True
-    """Whether every scenario is reported, when the data set has scenarios."""
+    """Whether every scenario is reported, and means over them and the worst, when the data set has
+    scenarios."""
+    least_positives: int = Field(0, ge=0)
+    """Scenarios with fewer positives of any task on the evaluated split are reported together, as
+    `<pooled>`; 0 pools none."""
     weighted: bool = True
     """Whether row weights, when the data set has them, enter the metrics."""
     intervals: bool = False
-    """Whether the AUC of each task comes with DeLong's 95% interval (three more sorts)."""
+    """Whether the AUC of each task comes with DeLong's 95% interval (three more sorts), over all
+    rows and in every scenario."""
+    switched_off: tuple[str, ...] = ()
+    """Fields that the model is not given when rows are scored, such as the position of an
+    impression (`rankloom.data.switch_off`). Whoever calls `predict` in Python does that himself."""
 
     @field_validator("metrics")
     @classmethod
@@ -120,7 +129,8 @@ class Evaluation:
     """
 
     metrics: dict[str, float]
-    """Figures over all rows."""
+    """Figures over all rows; with scenarios also `auc_macro`, `auc_by_rows`, `auc_worst` and
+    `auc_scenarios`, as `over_scenarios` defines them for each metric."""
     rows: int
     """Rows evaluated."""
     labelled: dict[str, int]
@@ -129,9 +139,13 @@ class Evaluation:
     """Task -> rows whose label is 1."""
     scenarios: dict[str, dict[str, float | int]] = field(default_factory=dict)
     """Scenario -> the same figures on its rows, with `rows` and `positives` (one task), or `rows`,
-    `labelled/<task>` and `positives/<task>`. Scenarios without rows are left out."""
+    `labelled/<task>` and `positives/<task>`; with intervals also `auc_low` and `auc_high`. Those
+    with few positives stand together under `<pooled>`, with the number of `scenarios`. Scenarios
+    without rows are left out."""
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     """`auc` or `auc/<task>` -> DeLong's 95% interval over rows, unweighted; when asked for."""
+    worst: dict[str, str] = field(default_factory=dict)
+    """Metric (`auc`, or `auc/<task>`) -> the scenario where it is worst."""
 
 
 @contextmanager
@@ -215,25 +229,22 @@ def evaluate(
     _check(predictions, schema, settings)
     total, labelled, positives = _figures(predictions, schema, settings)
     scenarios: dict[str, dict[str, float | int]] = {}
+    worst: dict[str, str] = {}
     if settings.per_scenario and predictions.scenario is not None and schema.scenarios:
-        order = np.argsort(predictions.scenario, kind="stable")
-        bounds = np.searchsorted(
-            predictions.scenario[order], np.arange(schema.num_scenarios + 1), side="left"
-        )
-        for index, name in enumerate(schema.scenarios):
-            rows = order[bounds[index] : bounds[index + 1]]
-            if len(rows):
-                scenarios[name] = _scenario_figures(predictions.select(rows), schema, settings)
+        scenarios, summaries, worst = _scenarios(predictions, schema, settings)
+        total |= summaries
+    intervals = _intervals(predictions, schema) if settings.intervals else {}
+    return Evaluation(total, predictions.rows, labelled, positives, scenarios, intervals, worst)
+
+
+def _intervals(predictions: Predictions, schema: Schema) -> dict[str, tuple[float, float]]:
     intervals = {}
-    if settings.intervals:
-        for task, label in enumerate(schema.labels):
-            known = _known_rows(predictions, task)
-            assert predictions.labels is not None
-            interval = auc_interval(
-                predictions.labels[known, task], predictions.logits[known, task]
-            )
-            intervals[_key("auc", label.name, schema)] = (interval.low, interval.high)
-    return Evaluation(total, predictions.rows, labelled, positives, scenarios, intervals)
+    assert predictions.labels is not None
+    for task, label in enumerate(schema.labels):
+        known = _known_rows(predictions, task)
+        interval = auc_interval(predictions.labels[known, task], predictions.logits[known, task])
+        intervals[_key("auc", label.name, schema)] = (interval.low, interval.high)
+    return intervals
 
 
 def _figures(
@@ -298,18 +309,34 @@ def _task_metrics(
     return result
 
 
-def _scenario_figures(
+def _scenarios(
     predictions: Predictions, schema: Schema, config: EvaluationConfig
-) -> dict[str, float | int]:
-    figures, labelled, positives = _figures(predictions, schema, config)
-    result: dict[str, float | int] = {"rows": predictions.rows}
-    if schema.num_tasks == 1:
-        result["positives"] = positives[schema.labels[0].name]
-    else:
-        for label in schema.labels:
-            result[f"labelled/{label.name}"] = labelled[label.name]
-            result[f"positives/{label.name}"] = positives[label.name]
-    return {**figures, **result}
+) -> tuple[dict[str, dict[str, float | int]], dict[str, float], dict[str, str]]:
+    """Figures and counts of every reported scenario, figures over them, and the worst ones."""
+    assert predictions.labels is not None
+    assert predictions.scenario is not None
+    positive = predictions.labels == 1  # [rows, tasks]
+    if predictions.label_mask is not None:
+        positive &= predictions.label_mask
+    figures, known, counts = {}, {}, {}
+    for part in rows_by_scenario(
+        predictions.scenario, schema.scenarios, positive, config.least_positives
+    ):
+        own = predictions.select(part.rows)
+        figures[part.name], known[part.name], positives = _figures(own, schema, config)
+        if config.intervals:
+            for name, (low, high) in _intervals(own, schema).items():
+                metric, slash, task = name.partition("/")
+                figures[part.name][f"{metric}_low{slash}{task}"] = low
+                figures[part.name][f"{metric}_high{slash}{task}"] = high
+        counted = {"rows": own.rows} | ({"scenarios": part.pooled} if part.pooled else {})
+        for task, number in positives.items():
+            if schema.num_tasks > 1:
+                counted[f"labelled/{task}"] = known[part.name][task]
+            counted[_key("positives", task, schema)] = number
+        counts[part.name] = counted
+    summaries, worst = over_scenarios(figures, known, {name: BEST[name] for name in config.metrics})
+    return {name: {**figures[name], **counts[name]} for name in figures}, summaries, worst
 
 
 def _known_rows(predictions: Predictions, task: int) -> NDArray[np.bool_] | slice:

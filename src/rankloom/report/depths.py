@@ -6,7 +6,7 @@ from rankloom.evaluation.depth_figures import DepthFigures, DepthPoint
 from rankloom.evaluation.oracle_figures import OracleCount, TaskOracle
 from rankloom.report.inspection import signed
 from rankloom.report.inspection_table import InspectionTable
-from rankloom.report.tables import MISSING, count, number, p_text
+from rankloom.report.texts import MISSING, count, number, p_text
 
 SHOWN = ("auc", "gauc", "log_loss")
 """Metrics of tables and charts; depths.json has those of single tasks too."""

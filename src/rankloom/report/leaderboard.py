@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pydantic import Field
 
 from rankloom.config import Config
+from rankloom.evaluation.by_scenario import POOLED
 from rankloom.evaluation.significance import holm
 from rankloom.report.rows import (
     Published,
@@ -20,7 +21,14 @@ from rankloom.report.rows import (
     labels_of,
     metric_columns,
     rank,
-    scenario_rows,
+)
+from rankloom.report.scenario_figures import (
+    compare_scenarios,
+    same_scenarios,
+    scenario_counts,
+    scenario_metrics,
+    scenario_notes,
+    without_tail,
 )
 from rankloom.report.seeds import Difference, paired_difference
 from rankloom.runs.record import DatasetFacts, Record
@@ -46,8 +54,13 @@ class Table(Config):
     """Label of the row that the others are compared with."""
     scenario_rows: dict[str, int] = Field(default_factory=dict)
     """Rows of each scenario, in the order of the records."""
+    scenario_counts: dict[str, dict[str, int]] = Field(default_factory=dict)
+    """`positives` of each scenario (or `positives/<task>`, `labelled/<task>`), and the number of
+    `scenarios` in a pooled tail."""
     notes: tuple[str, ...] = ()
     """The rules of the table, and what a reader must know about it."""
+    scenario_notes: tuple[str, ...] = ()
+    """The same of the scenarios."""
 
 
 class Leaderboard(Config):
@@ -166,9 +179,16 @@ def _build_table(
         build_row(labels[key], group, split, columns, published) for key, group in groups.items()
     ]
     rows.sort(key=lambda row: (*rank(row, columns[0]), row.label))
+    comparable = same_scenarios(records, split)
+    counts = scenario_counts(records, split)
+    if not comparable:
+        counts.pop(POOLED, None)
+        rows = [without_tail(row) for row in rows]
+    measured = scenario_metrics(rows, columns, records[0].dataset.labels)
     chosen = _find_reference(rows, reference)
     if chosen is not None:
         rows = _compare(rows, chosen, columns)
+        rows = compare_scenarios(rows, chosen, measured)
     rows = _mark_best(rows, columns)
     return Table(
         dataset=records[0].dataset,
@@ -176,8 +196,13 @@ def _build_table(
         metrics=columns,
         rows=tuple(rows),
         reference=chosen.label if chosen else None,
-        scenario_rows=scenario_rows(records, split),
+        scenario_rows={name: own["rows"] for name, own in counts.items()},
+        scenario_counts={
+            name: {key: value for key, value in own.items() if key != "rows"}
+            for name, own in counts.items()
+        },
         notes=tuple(_notes(rows, records, chosen, reference)),
+        scenario_notes=tuple(scenario_notes(rows, measured, counts, chosen, comparable)),
     )
 
 

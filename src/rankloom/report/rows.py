@@ -8,14 +8,18 @@ from statistics import median
 from pydantic import Field
 
 from rankloom.config import Config
+from rankloom.evaluation.by_scenario import COUNTS, split_summary
 from rankloom.report.seeds import Difference, Summary, summarise
 from rankloom.runs.record import Record
 
 HIGHER_IS_BETTER = {
     "auc": True,
     "gauc": True,
+    "gauc_uniform": True,
     "log_loss": False,
     "normalised_entropy": False,
+    "ece": False,
+    "brier": False,
     "expected_calibration_error": False,
     "brier_score": False,
 }
@@ -53,6 +57,12 @@ class Row(Config):
     """Metrics in which this row is significantly better than the second best."""
     scenarios: dict[str, dict[str, Summary]] = Field(default_factory=dict)
     """Each scenario's metrics over the seeds."""
+    scenario_differences: dict[str, dict[str, Difference]] = Field(default_factory=dict)
+    """Each scenario's metrics minus the reference's; empty in the reference's own row."""
+    over_scenarios: dict[str, Summary] = Field(default_factory=dict)
+    """Means over scenarios and the worst of them (`auc_macro`, `auc_worst` ...) over the seeds."""
+    over_scenarios_differences: dict[str, Difference] = Field(default_factory=dict)
+    """The same minus the reference's; empty in the reference's own row."""
     dense_parameters: int | None = None
     """Parameters outside the embedding tables."""
     embedding_parameters: int | None = None
@@ -75,8 +85,9 @@ class Row(Config):
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Direction of a metric (`auc`, or `auc/click` of one task); None when it has none."""
-    return HIGHER_IS_BETTER.get(metric.partition("/")[0])
+    """Direction of a metric (`auc`, `auc_macro`, or `auc/click` of a task); None without one."""
+    base, ending = split_summary(metric)
+    return None if ending == "scenarios" else HIGHER_IS_BETTER.get(base.partition("/")[0])
 
 
 def rank(row: Row, metric: str) -> tuple[bool, float]:
@@ -120,6 +131,7 @@ def build_row(
             for name in columns
         },
         scenarios=_scenarios(records, split),
+        over_scenarios=_over_scenarios(per_seed),
         dense_parameters=_whole(_median_cost(records, "dense_parameters")),
         embedding_parameters=_whole(_median_cost(records, "embedding_parameters")),
         flops_per_row=_median_cost(records, "flops_per_row"),
@@ -134,7 +146,7 @@ def _scenarios(records: Sequence[Record], split: str) -> dict[str, dict[str, Sum
     for record in records:
         for scenario, values in record.scenarios.get(split, {}).items():
             for metric, value in values.items():
-                if metric != "rows":
+                if metric.partition("/")[0] not in COUNTS:
                     by_seed = collected.setdefault(scenario, {}).setdefault(metric, {})
                     by_seed[record.seed] = float(value)
     return {
@@ -143,13 +155,13 @@ def _scenarios(records: Sequence[Record], split: str) -> dict[str, dict[str, Sum
     }
 
 
-def scenario_rows(records: Sequence[Record], split: str) -> dict[str, int]:
-    """Rows of each scenario of a split, in the order of the records."""
-    rows: dict[str, int] = {}
-    for record in records:
-        for scenario, values in record.scenarios.get(split, {}).items():
-            rows.setdefault(scenario, int(values.get("rows", 0)))
-    return rows
+def _over_scenarios(per_seed: Mapping[int, Mapping[str, float]]) -> dict[str, Summary]:
+    names = dict.fromkeys(name for values in per_seed.values() for name in values)
+    return {
+        name: summarise({seed: values.get(name, math.nan) for seed, values in per_seed.items()})
+        for name in names
+        if split_summary(name)[1]
+    }
 
 
 def _median(values: Sequence[float]) -> float | None:
@@ -181,8 +193,12 @@ def labels_of(first: Mapping[str, Record]) -> dict[str, str]:
 
 
 def metric_columns(records: Sequence[Record], split: str) -> tuple[str, ...]:
-    """All overall metrics of some runs, AUC first; the per-task ones when there are no others."""
-    found = {name for record in records for name in record.metrics[split]}
+    """All overall metrics of some runs, AUC first; the per-task ones when there are no others.
+
+    Means over scenarios stand in the table of the scenarios.
+    """
+    held = {name for record in records for name in record.metrics[split]}
+    found = {name for name in held if not split_summary(name)[1]}
     known = list(HIGHER_IS_BETTER)
 
     def order(name: str) -> tuple[int, str]:

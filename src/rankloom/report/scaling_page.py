@@ -21,7 +21,7 @@ from rankloom.report.scaling_text import (
     size_table,
     to_markdown,
 )
-from rankloom.report.tables import number
+from rankloom.report.texts import number
 from rankloom.runs.atomic import write_text
 
 SCALING_PAGE = "scaling.html"

@@ -11,7 +11,7 @@ from rankloom.evaluation.equal_compute import NotReached
 from rankloom.evaluation.scaling import Estimate, NoCurve, gap_shrinkage
 from rankloom.report.inspection_table import InspectionTable
 from rankloom.report.scaling import EqualRow, ModelScaling, Scaling
-from rankloom.report.tables import MISSING, count, number, summary_text
+from rankloom.report.texts import MISSING, count, number, summary_text
 
 LARGE_SHARE_AT_BOUND = 0.1
 """Share of bootstrap draws at a bound that a reader is warned of."""

@@ -8,10 +8,24 @@ import polars as pl
 import tomli_w
 
 from rankloom.report.charts import Chart, colour, cost_charts, curve_charts
+from rankloom.report.gain_charts import gain_charts
 from rankloom.report.leaderboard import Table
 from rankloom.report.rows import Row
+from rankloom.report.scenario_tables import (
+    OVER,
+    Figure,
+    by_size,
+    endings,
+    in_scenario,
+    over_all,
+    positives_of,
+    scenario_title,
+    table_metrics,
+    where_text,
+)
 from rankloom.report.seeds import Summary
-from rankloom.report.tables import cells, columns, count, metric_positions, number, sources
+from rankloom.report.tables import cells, columns, metric_positions, sources
+from rankloom.report.texts import MISSING, count, difference_text, number, significant
 from rankloom.runs.history import read_history, validation_metrics
 from rankloom.runs.record import Record, StoredRun
 
@@ -22,8 +36,11 @@ def build_section(table: Table, runs: Sequence[StoredRun]) -> dict[str, Any]:
     histories = _histories(ours)
     held = {name for frame in histories.values() for name in validation_metrics(frame)}
     curves = curve_charts(table, histories, [name for name in table.metrics if name in held])
-    costs = cost_charts(table)
-    charts: list[tuple[str, list[Chart]]] = [("Validation", curves), ("Quality and cost", costs)]
+    charts: list[tuple[str, list[Chart]]] = [
+        ("Validation", curves),
+        ("Quality and cost", cost_charts(table)),
+        ("Gain by size of the scenario", gain_charts(table)),
+    ]
     hashes = {run.record.recipe_hash: run.record for run in ours}
     labels = {row.recipe_hash: row.label for row in table.rows}
     return {
@@ -34,6 +51,7 @@ def build_section(table: Table, runs: Sequence[StoredRun]) -> dict[str, Any]:
         "notes": [*table.notes, *sources(table)],
         "charts": [(title, drawn) for title, drawn in charts if drawn],
         "scenarios": _scenario_tables(table),
+        "scenario_notes": table.scenario_notes,
         "run_columns": ["run", "seed", "status", "epochs", "best step", "seconds", *table.metrics],
         "runs": [_run(table, run.record) for run in ours],
         "recipes": [
@@ -154,19 +172,62 @@ def _summary_cell(summary: Summary, *, best: bool = False) -> dict[str, Any]:
 
 
 def _scenario_tables(table: Table) -> list[dict[str, Any]]:
+    """One table per metric: a line per scenario, the largest first, and a column per model."""
     tables = []
-    for metric in table.metrics:
+    for metric in table_metrics(table):
         lines = []
-        for scenario, rows in table.scenario_rows.items():
-            found = [row.scenarios.get(scenario, {}).get(metric) for row in table.rows]
-            if any(found):
-                drawn = [_summary_cell(s) if s else _cell(number(None)) for s in found]
-                line = {"scenario": scenario, "cells": [_cell(f"{rows:,}", rows), *drawn]}
-                lines.append(line)
-        if lines:
-            labels = [row.label for row in table.rows]
-            tables.append({"metric": metric, "labels": labels, "lines": lines})
+        for scenario in by_size(table):
+            rows = table.scenario_rows[scenario]
+            found = [in_scenario(row, scenario, metric) for row in table.rows]
+            if any(figure.summary for figure in found):
+                positives = positives_of(table, scenario, metric)
+                drawn = [
+                    _figure_cell(figure, _interval(row, scenario, metric))
+                    for row, figure in zip(table.rows, found, strict=True)
+                ]
+                whole = MISSING if positives is None else f"{positives:,}"
+                counts = [_plain_cell(f"{rows:,}", rows), _plain_cell(whole, positives)]
+                name = scenario_title(table, scenario)
+                lines.append({"scenario": name, "cells": [*counts, *drawn]})
+        over = [
+            {
+                "scenario": OVER[ending],
+                "cells": [_figure_cell(over_all(table, row, metric, ending)) for row in table.rows],
+            }
+            for ending in endings(table, metric)
+        ]
+        labels = [
+            {"label": row.label, "colour": colour(position)}
+            for position, row in enumerate(table.rows)
+        ]
+        tables.append({"metric": metric, "labels": labels, "lines": lines, "over": over})
     return tables
+
+
+def _interval(row: Row, scenario: str, metric: str) -> str:
+    """The interval over rows of a single run, when it was recorded; several have a deviation."""
+    name, slash, task = metric.partition("/")
+    own = row.scenarios.get(scenario, {})
+    ends = [own.get(f"{name}_{end}{slash}{task}") for end in ("low", "high")]
+    if len(row.seeds) > 1 or any(end is None or math.isnan(end.mean) for end in ends):
+        return ""
+    return " to ".join(number(end.mean) for end in ends if end is not None)
+
+
+def _plain_cell(text: str, value: float | None) -> dict[str, Any]:
+    return _cell(text, value, where="", gain="", counts=False)
+
+
+def _figure_cell(figure: Figure, interval: str = "") -> dict[str, Any]:
+    cell = _summary_cell(figure.summary) if figure.summary else _cell(MISSING)
+    if interval:
+        cell["spread"] = interval
+    known = figure.difference is not None and not math.isnan(figure.difference.mean)
+    return cell | {
+        "where": where_text(figure) if figure.where else "",
+        "gain": difference_text(figure.difference) if known else "",
+        "counts": significant(figure.difference),
+    }
 
 
 def _run(table: Table, record: Record) -> dict[str, Any]:

@@ -43,6 +43,10 @@ class Difference(Config):
     """Two-sided paired t-test; NaN with fewer than two common seeds, or without any variation."""
     p_adjusted: Number = math.nan
     """The p-value after Holm's adjustment over the rows of a table."""
+    low: Number = math.nan
+    """Lower end of the mean's 95% t interval over the seeds; NaN where the p-value is."""
+    high: Number = math.nan
+    """Upper end."""
 
 
 def summarise(values: Mapping[int, float]) -> Summary:
@@ -72,5 +76,12 @@ def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) ->
     if not common:
         return Difference(mean=math.nan, seeds=0, p_value=math.nan)
     test = paired_t_test([ours[seed] for seed in common], [theirs[seed] for seed in common])
-    p_value = math.nan if test.standard_error == 0 and test.difference else test.p_value
-    return Difference(mean=test.difference, seeds=len(common), p_value=p_value)
+    if test.standard_error == 0 and test.difference:
+        return Difference(mean=test.difference, seeds=len(common), p_value=math.nan)
+    return Difference(
+        mean=test.difference,
+        seeds=len(common),
+        p_value=test.p_value,
+        low=test.low,
+        high=test.high,
+    )

@@ -13,62 +13,11 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankloom.config import parse_config, read_json_values
-from rankloom.report.leaderboard import SIGNIFICANCE, Leaderboard, Table
+from rankloom.report.leaderboard import Leaderboard, Table
 from rankloom.report.rows import Row
-from rankloom.report.seeds import Difference, Summary
+from rankloom.report.scenario_tables import scenario_markdown, scenario_terminal
+from rankloom.report.texts import count, difference_text, markdown_cell, number, summary_text
 from rankloom.runs.atomic import write_text
-
-MISSING = "-"
-"""What stands in a table where there is nothing to say."""
-
-
-def number(value: float | None, digits: int = 5) -> str:
-    """A metric value."""
-    return MISSING if value is None or math.isnan(value) else f"{value:.{digits}f}"
-
-
-def count(value: float | None) -> str:
-    """A count, a rate or a cost: whole below ten thousand, then three figures (63.8k, 1.25M)."""
-    if value is None or math.isnan(value):
-        return MISSING
-    if abs(value) < 9_999.5:
-        return f"{value:,.0f}"
-    for limit, suffix in ((1e3, "k"), (1e6, "M"), (1e9, "G")):
-        if abs(value) < 999.5 * limit:
-            return f"{value / limit:.3g}{suffix}"
-    return f"{value / 1e12:.3g}T"
-
-
-def p_text(value: float) -> str:
-    """A p-value."""
-    if math.isnan(value):
-        return MISSING
-    return f"{value:.3f}" if value >= 0.001 else "<0.001"
-
-
-def summary_text(summary: Summary) -> str:
-    """Mean ± deviation; with the number of seeds it stands on when some are undefined."""
-    text = number(summary.mean)
-    if not math.isnan(summary.deviation):
-        text += f" ± {summary.deviation:.5f}"
-    if summary.values and not summary.complete and summary.count:
-        text += f" ({summary.count} of {len(summary.values)})"
-    return text
-
-
-def difference_text(difference: Difference | None) -> str:
-    """Signed difference with its adjusted p-value."""
-    if difference is None or math.isnan(difference.mean):
-        return MISSING
-    text = f"{difference.mean:+.5f}"
-    if not math.isnan(difference.p_adjusted):
-        text += f" (p {p_text(difference.p_adjusted)})"
-    return text
-
-
-def significant(difference: Difference | None) -> bool:
-    """Whether a difference to the reference counts, after adjustment."""
-    return difference is not None and difference.p_adjusted < SIGNIFICANCE
 
 
 def write_json(path: str | Path, leaderboard: Leaderboard) -> None:
@@ -106,21 +55,23 @@ def to_csv(leaderboard: Leaderboard) -> str:
 
 
 def to_markdown(leaderboard: Leaderboard) -> str:
-    """Every table with its notes; best values in bold."""
-    parts = [f"> {_cell(warning)}" for warning in leaderboard.warnings]
+    """Every table with its notes and its largest scenarios; best values in bold."""
+    parts = [f"> {markdown_cell(warning)}" for warning in leaderboard.warnings]
     for table in leaderboard.tables:
-        parts.append(f"## {_cell(table.dataset.name)}, {_cell(table.split)} split")
+        parts.append(f"## {markdown_cell(table.dataset.name)}, {markdown_cell(table.split)} split")
         parts.append(f"Data `{table.dataset.data_hash}`.")
         header = columns(table)
         lines = [header, ["---", *["---:"] * (len(header) - 1)]]
         for row in table.rows:
-            texts = [_cell(text) for text in cells(table, row)]
+            texts = [markdown_cell(text) for text in cells(table, row)]
             for position, name in metric_positions(table):
                 if name in row.best:
                     texts[position] = f"**{texts[position]}**"
             lines.append(texts)
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-        parts.append("\n".join(f"- {_cell(note)}" for note in [*table.notes, *sources(table)]))
+        notes = [*table.notes, *sources(table)]
+        parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes))
+        parts += scenario_markdown(table)
     return "\n\n".join(parts) + "\n"
 
 
@@ -151,6 +102,7 @@ def terminal(leaderboard: Leaderboard, metrics: Sequence[str] | None = None) -> 
             drawn.add_row(*_terminal_cells(table, row, shown))
         parts.append(drawn)
         parts += [Text(note, style="dim") for note in [*table.notes, *sources(table)]]
+        parts += scenario_terminal(table)
     return Group(*parts)
 
 
@@ -236,14 +188,6 @@ def _has_published(table: Table, metric: str) -> bool:
 
 def _difference_of(row: Row, metric: str) -> str:
     return difference_text(row.differences.get(metric))
-
-
-def _cell(text: str) -> str:
-    """Text that cannot end a Markdown cell, start a line or become markup."""
-    flat = " ".join(text.split())
-    for character in "\\|<>*`[]":
-        flat = flat.replace(character, f"\\{character}")
-    return flat
 
 
 def _csv_row(table: Table, row: Row) -> dict[str, str]:

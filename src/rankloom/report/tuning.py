@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from rankloom.report.tables import MISSING, number
+from rankloom.report.texts import MISSING, number
 from rankloom.runs.atomic import write_text
 from rankloom.training.trials import RESULT_FILE, Search, Trial, TuneResult
 

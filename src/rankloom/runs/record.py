@@ -101,7 +101,7 @@ class TrainingSummary(Config):
     table_optimizer: str
     """Optimizer of the embedding tables."""
     shuffle_order: str
-    """full or block."""
+    """full, block or balanced."""
     precision: str
     """float32 or bf16."""
     compile: bool = False

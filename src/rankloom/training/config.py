@@ -67,6 +67,36 @@ Schedule = Annotated[
 ]
 
 
+class ProportionalSampling(Config):
+    """Every row once per epoch: a scenario is seen as often as it has rows."""
+
+    kind: Literal["proportional"] = "proportional"
+
+    @property
+    def scenario_power(self) -> None:
+        """What the loader takes: no power, each row once."""
+        return None
+
+
+class BalancedSampling(Config):
+    """As many draws per epoch as there are rows, with small scenarios above their share."""
+
+    kind: Literal["balanced"] = "balanced"
+    power: float = Field(0.0, ge=0, le=1)
+    """The share of a scenario is proportional to its rows to this power: 0 draws every scenario
+    equally often, 1 as often as it has rows."""
+
+    @property
+    def scenario_power(self) -> float:
+        """What the loader takes."""
+        return self.power
+
+
+Sampling = Annotated[ProportionalSampling | BalancedSampling, Field(discriminator="kind")]
+ScenarioWeight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
 class TrainingConfig(Config):
     """Settings of `rankloom.training.loop.train`."""
 
@@ -76,6 +106,13 @@ class TrainingConfig(Config):
     """Rows of a training batch."""
     evaluation_batch_size: int = Field(16384, gt=0)
     """Rows of a batch at evaluation."""
+    sampling: Sampling = ProportionalSampling()
+    """How often the rows of each scenario are drawn."""
+    scenario_weights: dict[str, ScenarioWeight] = Field(default_factory=dict)
+    """Weight of a scenario's rows in the loss, beside their own weights; those not named weigh 1.
+    Metrics are not weighted by it."""
+    field_dropout: dict[str, Share] = Field(default_factory=dict)
+    """Share of training rows, drawn anew in every batch, in which a field is switched off."""
     learning_rate: float = Field(1e-3, gt=0)
     """Adam's learning rate."""
     betas: tuple[float, float] = (0.9, 0.999)

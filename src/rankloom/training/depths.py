@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from rankloom.batch import Batch
 from rankloom.catalog import ENTRIES
-from rankloom.data.loader import Loader
 from rankloom.data.store import StoredSplit
 from rankloom.evaluation.depth_cost import DepthCosts, measure_depth_costs
 from rankloom.evaluation.depth_figures import DepthFigures, DepthPoint
@@ -25,11 +24,11 @@ from rankloom.evaluation.depth_policy import (
 from rankloom.evaluation.metrics import FloatArray
 from rankloom.evaluation.oracle import oracle_scores
 from rankloom.evaluation.oracle_figures import TaskOracle, measure_oracle
-from rankloom.evaluation.protocol import EvaluationConfig, Predictions, evaluate, predict
+from rankloom.evaluation.protocol import EvaluationConfig, Predictions, evaluate
 from rankloom.evaluation.significance import delong_test, holm
 from rankloom.protocols import HasDepths
 from rankloom.schema import Schema
-from rankloom.training.run import Run
+from rankloom.training.run import Run, score
 
 MOST_POINTS = 100
 """Most mean costs that exits are calibrated to."""
@@ -294,9 +293,7 @@ def _split(run: Run, name: str) -> StoredSplit:
 
 def _predictions(run: Run, split: StoredSplit) -> Predictions:
     """Logits [rows, depths * tasks], with what is known of the rows."""
-    training = run.recipe.training
-    loader = Loader(split, training.evaluation_batch_size, device=str(run.device))
-    found = predict(_AllDepths(run.model), loader, precision=training.precision, device=run.device)
+    found = score(_AllDepths(run.model), split, run.recipe, run.device)
     if found.labels is None:
         raise ValueError(f"the {split.name} split has no labels to measure depths on")
     return found

@@ -16,10 +16,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from rankloom.config import to_toml
-from rankloom.data.loader import Loader
-from rankloom.data.store import Dataset, StoredSplit
+from rankloom.data.store import Dataset
+from rankloom.data.switch_off import SwitchOff
 from rankloom.evaluation.cost import measure_cost
-from rankloom.evaluation.protocol import EvaluationConfig, Predictions, evaluate, predict
+from rankloom.evaluation.protocol import EvaluationConfig, evaluate
 from rankloom.runs.atomic import replacing
 from rankloom.runs.environment import current_commit, current_machine, current_versions
 from rankloom.runs.history import write_history
@@ -32,11 +32,12 @@ from rankloom.runs.record import (
     recipe_hash,
     write_record,
 )
+from rankloom.training.batches import TrainingBatches, check_settings
 from rankloom.training.course import Progress
 from rankloom.training.loop import TrainingResult, select_device
 from rankloom.training.loop import train as run_loop
 from rankloom.training.recipe import Recipe, load_recipe
-from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run
+from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run, score
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the checkpoint inside a run folder that is under way."""
@@ -79,7 +80,7 @@ def train(
     if seed is not None:
         chosen = chosen.model_copy(update={"seed": seed})
     dataset = Dataset.open(chosen.dataset)
-    _check_splits(chosen, dataset)
+    _check(chosen, dataset)
     folder = run_folder(chosen, dataset, Path(out))
     if resume:
         finished = find_run(chosen, dataset, folder, splits=())
@@ -178,14 +179,6 @@ def find_run(
     )
 
 
-def score(
-    model: nn.Module, split: StoredSplit, recipe: Recipe, device: torch.device
-) -> Predictions:
-    """Predictions of all rows of a split, in file order."""
-    loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
-    return predict(model, loader, precision=recipe.training.precision, device=device)
-
-
 def _evaluated(dataset: Dataset, splits: Collection[str]) -> list[str]:
     return [name for name in EVALUATED if name in splits and name in dataset.splits]
 
@@ -228,12 +221,8 @@ def _fit(
         predictions = score(current, dataset.split("valid"), recipe, device)
         return evaluate(predictions, dataset.schema, wanted).metrics
 
-    loader = Loader(
-        dataset.split("train"),
-        recipe.training.batch_size,
-        shuffle=True,
-        seed=recipe.seed,
-        device=str(device),
+    loader = TrainingBatches(
+        dataset.split("train"), recipe.training, seed=recipe.seed, device=device
     )
     return run_loop(
         model,
@@ -256,7 +245,8 @@ def _cost(model: nn.Module, recipe: Recipe, dataset: Dataset) -> dict[str, int |
     return cost.model_dump(exclude={"precision"}, exclude_none=True)
 
 
-def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
+def _check(recipe: Recipe, dataset: Dataset) -> None:
+    """Find before the first step what of the recipe does not fit the data set."""
     if "train" not in dataset.splits:
         raise ValueError(f"{dataset.folder} has no train split; it has {', '.join(dataset.splits)}")
     if recipe.training.batch_size > dataset.split("train").rows:
@@ -265,3 +255,5 @@ def _check_splits(recipe: Recipe, dataset: Dataset) -> None:
             f"batch_size {recipe.training.batch_size} is more than the {rows} training rows; "
             f"set training.batch_size to at most {rows}"
         )
+    check_settings(dataset.schema, recipe.training)
+    SwitchOff(dataset.schema, recipe.evaluation.switched_off)

@@ -1,8 +1,9 @@
-"""Runs looked into: gradients, layer inputs, depth, loops, landscape, gain by frequency.
+"""Runs looked into: gradients, layer inputs, depth, loops, scenarios, landscape, frequency.
 
 Each is a measurement of finished runs on the same data; what they mean stands with the functions
 that compute them (`training.gradients`, `evaluation.spectrum`, `evaluation.depth`,
-`evaluation.loops`, `evaluation.landscape`, `evaluation.frequency`).
+`evaluation.loops`, `evaluation.generated_weights`, `evaluation.landscape`,
+`evaluation.frequency`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,11 @@ import torch
 from torch import Tensor
 
 from rankloom.batch import Batch
-from rankloom.data.loader import Loader
 from rankloom.data.store import StoredSplit
 from rankloom.evaluation.depth import StackDepth
 from rankloom.evaluation.depth_hooks import connected_stacks, measure_depth
 from rankloom.evaluation.frequency import compare_by_frequency, row_frequency, training_counts
+from rankloom.evaluation.generated_weights import GeneratedWeights, generated_similarity
 from rankloom.evaluation.inspection import (
     FrequencyGain,
     GradientCurve,
@@ -27,10 +28,9 @@ from rankloom.evaluation.inspection import (
 from rankloom.evaluation.landscape import Landscape, LandscapeConfig, loss_landscape
 from rankloom.evaluation.loop_hooks import LoopFindings, measure_loops
 from rankloom.evaluation.module_paths import find_modules, no_such_module
-from rankloom.evaluation.protocol import Predictions, predict
 from rankloom.evaluation.spectrum import Spectrum, layer_inputs, spectra
 from rankloom.runs.history import GRADIENT_NORM, read_history
-from rankloom.training.run import Run
+from rankloom.training.run import Run, score
 
 LOOP_BATCH_SIZE = 512
 """Most rows whose states are held at a time."""
@@ -76,8 +76,10 @@ def inspect_runs(
     curves = [curve for label, one in named.items() for curve in _gradients(label, one)]
     stored = run.dataset.split(split)
     loops = _loops(named, stored, rows)
+    generated = tuple(_generated(named, stored, rows))
     has_stack = bool(stored.rows and connected_stacks(run.model))
-    if not (curves or layers or against or landscape or has_stack or any(map(any, loops))):
+    shown = [curves, layers, against, landscape, has_stack, generated, any(map(any, loops))]
+    if not any(shown):
         raise ValueError(
             f"nothing to inspect in {run.folder}: name layers or a run to compare with, train with "
             "watch_gradients, or ask for the landscape"
@@ -102,6 +104,7 @@ def inspect_runs(
         states=tuple(one for found in loops for one in found.states),
         routers=tuple(one for found in loops for one in found.routers),
         coefficients=tuple(one for found in loops for one in found.coefficients),
+        generated=generated,
         landscapes=tuple(_landscapes(named, stored, rows, landscape)) if landscape else (),
         gains=tuple(_gains(named, stored, frequency)) if against else (),
     )
@@ -197,6 +200,13 @@ def _loops(runs: dict[str, Run], split: StoredSplit, rows: int) -> list[LoopFind
     ]
 
 
+def _generated(runs: dict[str, Run], split: StoredSplit, rows: int) -> Iterator[GeneratedWeights]:
+    for label, run in runs.items():
+        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        names = split.schema.scenarios[1:]
+        yield from generated_similarity(run.model, batches, names, run=label, device=run.device)
+
+
 def _landscapes(
     runs: dict[str, Run], split: StoredSplit, rows: int, config: LandscapeConfig
 ) -> Iterator[Landscape]:
@@ -229,20 +239,15 @@ def _spread(split: StoredSplit, rows: int, batch_size: int) -> Iterator[Batch]:
 def _gains(runs: dict[str, Run], split: StoredSplit, frequency: str) -> Iterator[FrequencyGain]:
     first, *others = runs
     values = row_frequency(split, training_counts(runs[first].dataset), frequency)
-    ours = _predictions(runs[first], split)
+    ours = score(runs[first].model, split, runs[first].recipe, runs[first].device)
     if ours.labels is None:
         raise ValueError(f"the {split.name} split has no labels to compare runs on")
     for label in others:
-        theirs = _predictions(runs[label], split)
+        run = runs[label]
+        theirs = score(run.model, split, run.recipe, run.device)
         for task, known in enumerate(split.schema.labels):
             y = ours.labels[:, task].astype(np.float64)
             if ours.label_mask is not None:
                 y = np.where(ours.label_mask[:, task], y, np.nan)
             deciles = compare_by_frequency(y, ours.logits[:, task], theirs.logits[:, task], values)
             yield FrequencyGain(other=label, task=known.name, deciles=tuple(deciles))
-
-
-def _predictions(run: Run, split: StoredSplit) -> Predictions:
-    training = run.recipe.training
-    loader = Loader(split, training.evaluation_batch_size, device=str(run.device))
-    return predict(run.model, loader, precision=training.precision, device=run.device)

@@ -20,6 +20,7 @@ from rankloom.allocator import keep_freed_memory
 from rankloom.batch import Batch
 from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import HasLoss, Loss
+from rankloom.training.batches import check_applied
 from rankloom.training.checkpoint import CheckpointFolder, Saved, identify
 from rankloom.training.config import TrainingConfig
 from rankloom.training.course import Course, Progress, TrainingResult, evaluation_steps
@@ -69,10 +70,11 @@ def train(
 
     Raises:
         ValueError: the loss is not finite, the monitored metric is missing or NaN, the loader is
-            empty, nothing fits a pattern of `watch_gradients`, or the checkpoint in `folder` is
-            damaged or belongs to another run.
+            empty or does not change the rows as the config says, nothing fits a pattern of
+            `watch_gradients`, or the checkpoint in `folder` is damaged or belongs to another run.
         OSError: `folder` cannot be written.
     """
+    check_applied(loader, config)
     device = select_device(config.device)
     if device.type == "cpu":
         keep_freed_memory()

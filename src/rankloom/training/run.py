@@ -16,9 +16,16 @@ from rankloom.data.encode import Encoder
 from rankloom.data.frames import like, to_polars
 from rankloom.data.loader import Loader
 from rankloom.data.read import open_table
-from rankloom.data.store import Dataset
+from rankloom.data.store import Dataset, StoredSplit
+from rankloom.data.switch_off import SwitchOff
 from rankloom.data.table_schema import TableInput
-from rankloom.evaluation.protocol import Evaluation, Predictions, evaluate, predict
+from rankloom.evaluation.protocol import (
+    Evaluation,
+    EvaluationConfig,
+    Predictions,
+    evaluate,
+    predict,
+)
 from rankloom.runs.atomic import replacing
 from rankloom.runs.record import Record, read_record
 from rankloom.training.loop import select_device
@@ -110,26 +117,35 @@ class Run:
         model.load_state_dict(weights)
         return model.to(self.device).eval()
 
-    def evaluate(self, split: str = "test", *, metrics: Sequence[str] | None = None) -> Evaluation:
+    def evaluate(
+        self,
+        split: str = "test",
+        *,
+        metrics: Sequence[str] | None = None,
+        switched_off: Sequence[str] | None = None,
+    ) -> Evaluation:
         """Metrics on a split of the data set.
 
         Args:
             split: name of the split.
             metrics: names of metrics; None: the recipe's.
+            switched_off: fields that the model is not given; None: the recipe's.
 
         Raises:
-            ValueError: no such split, or a metric that is unknown or not to be had.
+            ValueError: no such split, a metric that is unknown or not to be had, or no such field.
         """
         if split not in self.dataset.splits:
             known = ", ".join(self.dataset.splits)
             raise ValueError(f"no split {split!r} in {self.dataset.folder}; known: {known}")
-        config = self.recipe.evaluation
+        values = self.recipe.evaluation.model_dump()
         if metrics is not None:
-            values = config.model_dump() | {"metrics": tuple(metrics)}
-            config = type(config).model_validate(values)
-        batch_size = self.recipe.training.evaluation_batch_size
-        loader = Loader(self.dataset.split(split), batch_size, device=str(self.device))
-        return evaluate(self._predict(loader), self.dataset.schema, config)
+            values["metrics"] = tuple(metrics)
+        if switched_off is not None:
+            values["switched_off"] = tuple(switched_off)
+        config = EvaluationConfig.model_validate(values)
+        recipe = self.recipe.model_copy(update={"evaluation": config})
+        predictions = score(self.model, self.dataset.split(split), recipe, self.device)
+        return evaluate(predictions, self.dataset.schema, config)
 
     def predict(self, frame: Any) -> Any:
         """Score raw rows.
@@ -137,7 +153,9 @@ class Run:
         Args:
             frame: polars, pandas or pyarrow table, or a dictionary of columns, with the feature
                 columns of the data set's table schema; histories as list columns
-                `<history>.<member>`. Values never seen in training are out-of-vocabulary.
+                `<history>.<member>`. Values never seen in training are out-of-vocabulary, a
+                scenario never seen is scenario 0. Fields that the recipe's evaluation switches
+                off are switched off here too.
 
         Returns:
             The same kind of frame, one row per row and in the same order, with one column of
@@ -173,20 +191,31 @@ class Run:
         return result.height
 
     @cached_property
+    def _switch_off(self) -> SwitchOff:
+        return SwitchOff(self.dataset.schema, self.recipe.evaluation.switched_off)
+
+    @cached_property
     def _encoder(self) -> Encoder:
         return Encoder.load(self.dataset.folder)
 
     def _score(self, frame: pl.DataFrame) -> pl.DataFrame:
         batch = self.dataset.batch(self._encoder.encode(frame)).to(self.device)
-        logits = self._predict([batch]).logits
+        precision = self.recipe.training.precision
+        batches = map(self._switch_off, [batch])
+        logits = predict(self.model, batches, precision=precision, device=self.device).logits
         probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
         names = [label.name for label in self.dataset.schema.labels]
         return pl.DataFrame({name: probabilities[:, i] for i, name in enumerate(names)})
 
-    def _predict(self, batches: Any) -> Predictions:
-        return predict(
-            self.model,
-            batches,
-            precision=self.recipe.training.precision,
-            device=self.device,
-        )
+
+def score(
+    model: nn.Module, split: StoredSplit, recipe: Recipe, device: torch.device
+) -> Predictions:
+    """Predictions of all rows of a split, in file order, as the recipe evaluates them.
+
+    Raises:
+        ValueError: a field that the recipe switches off is none of the split.
+    """
+    loader = Loader(split, recipe.training.evaluation_batch_size, device=str(device))
+    batches = map(SwitchOff(split.schema, recipe.evaluation.switched_off), loader)
+    return predict(model, batches, precision=recipe.training.precision, device=device)

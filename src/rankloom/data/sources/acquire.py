@@ -231,7 +231,7 @@ def _open_origin(source: Source, origin: str | Path, scratch: Path, say: Say) ->
 def _unpack(source: Source, path: Path, folder: Path) -> Path:
     if path.is_dir() or not is_archive(path):
         return path
-    names = {name for form in source.forms for name in (*form.files, *form.optional)}
+    names = {Path(name).name for form in source.forms for name in (*form.files, *form.optional)}
     into = folder / "extracted"
     into.mkdir()
     extract(path, into, names)

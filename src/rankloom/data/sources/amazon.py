@@ -95,6 +95,22 @@ def _values(name: str, *, brand: bool) -> dict[str, Any]:
 
 def _from_parquet(files: Files, into: Path) -> None:
     sequences = pl.read_parquet(files["sequences.parquet"], columns=["user_id", "items"])
+    items = pl.read_parquet(files["items.parquet"])
+    interactions = reviews_in_order(sequences, items)
+    interactions.write_parquet(into / "interactions.parquet")
+    with_side_fields(items).write_parquet(into / "items.parquet")
+
+
+def reviews_in_order(sequences: pl.DataFrame, items: pl.DataFrame) -> pl.DataFrame:
+    """Rows of `user_id`, `item_id` and `order`, the item's place in its user's sequence.
+
+    Args:
+        sequences: columns `user_id`, `items`.
+        items: column `item_id`.
+
+    Raises:
+        ValueError: a user has an item twice, or `items` lacks one.
+    """
     interactions = (
         sequences.with_columns(pl.int_ranges(pl.col("items").list.len()).alias("order"))
         .explode("items", "order")
@@ -107,18 +123,23 @@ def _from_parquet(files: Files, into: Path) -> None:
             f"a user's items must differ; user {double['user_id'][0]} has item "
             f"{double['item_id'][0]} twice"
         )
-    items = pl.read_parquet(files["items.parquet"]).with_columns(pl.col("item_id").cast(pl.Int64))
-    unknown = interactions.select("item_id").unique().join(items, on="item_id", how="anti")
+    known = items.select(pl.col("item_id").cast(pl.Int64))
+    unknown = interactions.select("item_id").unique().join(known, on="item_id", how="anti")
     if unknown.height:
         raise ValueError(
             f"items.parquet lacks {unknown.height:,} of the sequences' items, such as "
             f"{unknown['item_id'].sort()[0]}"
         )
-    interactions.write_parquet(into / "interactions.parquet")
-    items.with_columns(
+    return interactions
+
+
+def with_side_fields(items: pl.DataFrame) -> pl.DataFrame:
+    """The items with `department` and `category`: first and last step of their first path."""
+    return items.with_columns(
+        pl.col("item_id").cast(pl.Int64),
         _path(items).list.first().alias("department"),
         _path(items).list.last().alias("category"),
-    ).write_parquet(into / "items.parquet")
+    )
 
 
 def _path(items: pl.DataFrame) -> pl.Expr:

@@ -28,6 +28,8 @@ RATED_HISTORY_LENGTH = 30
 """Earlier films kept per row where each comes with its rating."""
 SAMPLE_SHARE = 0.2
 """Share of the users in the small set."""
+Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
+"""Ratings, films and users as `write_tables` takes them."""
 SAMPLED = f"""
 About a share of {SAMPLE_SHARE} of the users, all of their ratings: for experiments of many runs."""
 
@@ -57,7 +59,8 @@ def _variants(ending: str, time: str, comment: str, *, clock: bool) -> dict[str,
     }
 
 
-def _from_grouplens(files: Files, into: Path) -> None:
+def read_grouplens(files: Files) -> Tables:
+    """Ratings (with timestamp and order), films and users from GroupLens's files."""
     columns = ["user_id", "item_id", "rating", "timestamp"]
     ratings = read_text(files["ratings.dat"], "::", columns).with_columns(pl.all().cast(pl.Int64))
     # Ratings of one second keep their order in the file.
@@ -70,14 +73,23 @@ def _from_grouplens(files: Files, into: Path) -> None:
     users = read_text(
         files["users.dat"], "::", ["user_id", "gender", "age", "occupation", "zip_code"]
     )
-    write_tables(into, ratings, movies, users)
+    return ratings, movies, users
 
 
-def _from_parquet(files: Files, into: Path) -> None:
+def read_parquet(files: Files) -> Tables:
+    """Ratings (with order), films and users from Parquet tables."""
     ratings = pl.read_parquet(files["ratings.parquet"]).rename({"movie_id": "item_id"})
     movies = pl.read_parquet(files["movies.parquet"]).rename({"movie_id": "item_id"})
     users = pl.read_parquet(files["users.parquet"]).rename({"zip": "zip_code"})
-    write_tables(into, ratings, movies, users.with_columns(pl.col("occupation").cast(pl.String)))
+    return ratings, movies, users.with_columns(pl.col("occupation").cast(pl.String))
+
+
+def _from_grouplens(files: Files, into: Path) -> None:
+    write_tables(into, *read_grouplens(files))
+
+
+def _from_parquet(files: Files, into: Path) -> None:
+    write_tables(into, *read_parquet(files))
 
 
 MOVIELENS_1M = Source(

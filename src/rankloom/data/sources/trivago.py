@@ -64,7 +64,11 @@ click per list. A row sees the session's earlier actions on hotels, and GAUC gro
 
 Sessions in the order of their first click-out: the last tenth is the test split, the tenth before
 it the validation split, so the splits overlap in time by the length of a session. The user is no
-feature: hardly any comes back."""
+feature: hardly any comes back.
+
+Scenario: the platform, a country's site. It is a field too, so that a model without parts for
+scenarios sees it. Most platforms are small: report those with few clicks together. The position in
+the list is a field, for clicks depend on it; a list that is yet to be ordered has none."""
 
 
 def _schemas(*, properties: bool) -> Mapping[str, SchemaText]:
@@ -81,7 +85,7 @@ def _schemas(*, properties: bool) -> Mapping[str, SchemaText]:
             "filters": {"kind": "sequence", "max_length": MAX_FILTERS},
         },
         "labels": {"click": {}},
-        "roles": {"group": "request_id", "time": "timestamp"},
+        "roles": {"scenario": "platform", "group": "request_id", "time": "timestamp"},
         "sequence_groups": {
             "history": {
                 "members": {
@@ -276,7 +280,10 @@ TRIVAGO = Source(
     name="trivago",
     title="trivago hotel search (RecSys Challenge 2019)",
     rows="about 15.9 million actions (sample: 100,003, with 312,514 shown hotels)",
-    task="click on a shown hotel, from the session so far; sessions in time order 8:1:1",
+    task=(
+        "click on a shown hotel, from the session so far, in scenarios by platform; sessions in "
+        "time order 8:1:1"
+    ),
     terms="trivago's for the RecSys Challenge 2019: research, non-commercial",
     citation=(
         "Knees et al., RecSys Challenge 2019: Session-Based Hotel Recommendations, RecSys 2019"

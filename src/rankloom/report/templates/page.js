@@ -7,7 +7,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
       const ascending = head.getAttribute("aria-sort") !== "ascending";
       heads.forEach((other) => other.removeAttribute("aria-sort"));
       head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
-      const body = table.tBodies[0];
+      const body = table.tBodies[table.tBodies.length - 1]; // means stand in one before it
       const key = (row) => row.cells[column].dataset.value;
       const rows = [...body.rows].sort((a, b) => compare(key(a), key(b), ascending));
       body.append(...rows);
