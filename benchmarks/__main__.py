@@ -11,6 +11,7 @@ from benchmarks import (
     onetrans_cache,
     parts,
     preparation,
+    scenario,
     shapes,
     speed,
     zoo,
@@ -27,6 +28,7 @@ WHAT = (
     "connections",
     "experts",
     "loopctr",
+    "scenario",
 )
 
 
@@ -66,6 +68,10 @@ def main() -> None:
     if "loopctr" in what:
         loopctr.run(
             arguments.out / "loopctr.json", rounds=arguments.rounds, threads=arguments.threads
+        )
+    if "scenario" in what:
+        scenario.run(
+            arguments.out / "scenario.json", rounds=arguments.rounds, threads=arguments.threads
         )
     if "training" in what:
         speed.run(

@@ -24,6 +24,7 @@ def to_markdown(document: dict[str, Any]) -> str:
         "connections": _connections,
         "experts": _experts,
         "loopctr": _loopctr,
+        "scenario": _scenario,
     }
     return tables[document["kind"]](document)
 
@@ -265,4 +266,35 @@ def _loopctr(document: dict[str, Any]) -> str:
             f"| {once * 1e3:,.1f} ms | {row['together_seconds'] / once:.1f} "
             f"| {row['cache_bytes'] / 1024:,.0f} KiB |"
         )
+    return "\n".join(lines)
+
+
+def _scenario(document: dict[str, Any]) -> str:
+    lines = _header(document)
+    for size, hidden in document["hidden"].items():
+        lines += [
+            f"**A training step, hidden layers {hidden}**",
+            "",
+            "| model | parameters | rows/s | ÷ DNN |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {row['model']} | {row['parameters']:,} | {row['rows_per_second']:,.0f} "
+            f"| {row['ratio']:.2f} |"
+            for row in document["training"]
+            if row["size"] == size
+        ]
+        lines += [
+            "",
+            f"**Scoring, hidden layers {hidden}**",
+            "",
+            "| model | rows of a batch | milliseconds | times faster than MI-DPG |",
+            "| --- | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {row['model']} | {row['rows']:,} | {row['milliseconds']:.2f} | {row['ratio']:.2f} |"
+            for row in document["scoring"]
+            if row["size"] == size
+        ]
+        lines.append("")
     return "\n".join(lines)

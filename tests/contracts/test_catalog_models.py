@@ -706,6 +706,203 @@ VARIANTS: dict[str, list[dict[str, Any]]] = {
             "head": {"hidden": [16]},
         },
     ],
+    "esmm": [
+        {"bottom": {"name": "dnn"} | DEEP, "width": 6, "tower": {"hidden": [5]}},
+    ],
+    "escm2": [
+        {
+            "bottom": {"name": "dnn"} | DEEP,
+            "width": 6,
+            "tower": {"hidden": [5]},
+            "risk": {"kind": "ips"},
+        },
+        {
+            "bottom": {"name": "dnn"} | DEEP,
+            "width": 6,
+            "tower": {"hidden": [5]},
+            "risk": {"kind": "dr"},
+        },
+    ],
+    "aitm": [
+        {"bottom": {"name": "dnn"} | DEEP, "width": 6, "tower": {"hidden": [5]}},
+    ],
+    "dbmtl": [
+        {
+            "bottom": {"name": "dnn"} | DEEP,
+            "width": 6,
+            "tower": {"hidden": [5]},
+            "relation": {"hidden": [4]},
+            "weights": [1.0, 0.5],
+        },
+    ],
+    "mi_dpg": [
+        {"backbone": {"name": "dnn"} | DEEP | {"batch_norm": True}, "rank": 2, "auxiliary_dim": 8},
+        {
+            "backbone": {"name": "dcnv2"} | DEEP,
+            "fusion": {"kind": "additive"},
+            "condition": {"kind": "context", "dim": 4},
+            "mutual_information": {"kind": "classifier"},
+        },
+        {
+            "backbone": {
+                "name": "dlf",
+                "embedding_dim": 4,
+                "num_layers": 1,
+                "num_tokens": 3,
+                "streams": [{"kind": "implicit"}],
+            },
+            "layers": ["*.features"],
+            "fusion": {"kind": "left_right"},
+            "condition": {"kind": "context", "dim": 4, "fields": ["item"]},
+            "mutual_information": {"kind": "none"},
+        },
+        {
+            "backbone": {"name": "dnn"} | DEEP,
+            "fusion": {"kind": "hadamard", "weighing": "linear"},
+            "condition": {"kind": "context", "dim": 4},
+        },
+    ],
+    "star": [
+        DEEP | {"auxiliary": {"hidden": [3]}},
+        DEEP | {"norm": {"kind": "none"}, "dropout": 0.2, "auxiliary": {"hidden": []}},
+    ],
+    "sar_net": [
+        {
+            "embedding_dim": 4,
+            "num_shared_experts": 3,
+            "num_own_experts": 2,
+            "expert_dim": 5,
+            "network": {"hidden": [8]},
+        },
+    ],
+    "m2m": [
+        {
+            "embedding_dim": 4,
+            "num_layers": 1,
+            "num_heads": 2,
+            "layer_hidden": 6,
+            "num_experts": 3,
+            "expert_dim": 4,
+            "num_tower_layers": 2,
+            "network": {"hidden": [8]},
+        },
+    ],
+    "adasparse": [
+        DEEP,
+        DEEP | {"weights": {"kind": "binarization"}, "dropout": 0.2},
+        DEEP
+        | {"weights": {"kind": "scaling"}, "regulariser": {"kind": "none"}, "batch_norm": True},
+    ],
+    "mmoe": [
+        {
+            "embedding_dim": 4,
+            "num_experts": 3,
+            "experts": {"hidden": [8, 6], "dropout": 0.2},
+            "tower": {"hidden": [4]},
+        },
+        {
+            "embedding_dim": 4,
+            "num_experts": 2,
+            "experts": {"hidden": [8], "activation": "tanh"},
+            "heads": {"kind": "task"},
+            "tower": {"hidden": []},
+        },
+    ],
+    "hmoe": [
+        {
+            "embedding_dim": 4,
+            "num_experts": 3,
+            "experts": {"hidden": [8, 6]},
+            "tower": {"hidden": [4]},
+            "weights_hidden": [5],
+        },
+    ],
+    "hinet": [
+        {
+            "embedding_dim": 4,
+            "num_experts": 2,
+            "experts": {"hidden": [8, 6]},
+            "scenario_dim": 3,
+            "attention_hidden": [5],
+            "num_task_specific": 1,
+            "num_task_shared": 2,
+            "task_experts": {"hidden": [6]},
+            "tower": {"hidden": [4]},
+        },
+    ],
+    "apg": [
+        DEEP | {"rank": 3, "over_width": 5, "generator_hidden": [6]},
+        DEEP
+        | {
+            "condition": {"kind": "group"},
+            "rank": 2,
+            "over_width": "none",
+            "generated_bias": False,
+            "generator_hidden": [],
+            "dropout": 0.1,
+        },
+        DEEP | {"condition": {"kind": "self"}, "rank": 2, "over_width": 4, "generator_hidden": [5]},
+    ],
+    "pepnet": [
+        DEEP | {"gate_hidden": 5},
+        DEEP | {"gate_hidden": 5, "structure": {"kind": "epnet"}, "dropout": 0.1},
+        DEEP
+        | {
+            "gate_hidden": 5,
+            "structure": {"kind": "ppnet", "priors": {"kind": "own", "fields": ["item"]}},
+            "activation": "prelu",
+        },
+    ],
+    "hamur": [
+        DEEP | {"adapter_width": 3, "rank": 4, "generator_hidden": [5]},
+        DEEP
+        | {
+            "num_adapters": 2,
+            "adapter_width": 3,
+            "rank": 2,
+            "generator_hidden": [],
+            "dropout": 0.1,
+        },
+    ],
+    "m3oe": [
+        {
+            "embedding_dim": 4,
+            "width": 8,
+            "num_experts": 3,
+            "experts": {"hidden": [6, 5]},
+            "tower": {"hidden": [3]},
+        },
+    ],
+    "adaptdhm": [
+        # Centres that hardly move: a repeated pass must send rows to the same clusters.
+        DEEP | {"beta": 0.999999, "dropout": 0.1},
+    ],
+    "ple": [
+        {
+            "embedding_dim": 4,
+            "num_specific": 2,
+            "num_shared": 1,
+            "experts": {"hidden": [8, 6]},
+            "tower": {"hidden": [6]},
+        },
+        {
+            "embedding_dim": 4,
+            "num_levels": 3,
+            "num_specific": 1,
+            "num_shared": 2,
+            "experts": {"hidden": [6]},
+            "tower": {"hidden": [4]},
+        },
+        {
+            "embedding_dim": 4,
+            "num_levels": 2,
+            "num_specific": 2,
+            "num_shared": 1,
+            "experts": {"hidden": [6]},
+            "heads": {"kind": "task"},
+            "tower": {"hidden": [4]},
+        },
+    ],
 }
 
 

@@ -14,7 +14,7 @@ def run(name: str) -> dict[str, Any]:
 
 
 def test_every_example_stands_here() -> None:
-    tested = {"quickstart", "deres_in_your_stack", "loops_and_early_exit"}
+    tested = {"quickstart", "deres_in_your_stack", "loops_and_early_exit", "many_scenarios"}
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -37,3 +37,10 @@ def test_loops_and_early_exit(capsys: pytest.CaptureFixture[str]) -> None:
     counts = [int(count) for count in rows.strip().strip("[]").split(",")]
     assert counts[0] == 0  # a change needs two depths
     assert sum(counts) > 100
+
+
+def test_many_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
+    aucs = run("many_scenarios")["main"](rows=4_000)
+    assert set(aucs) == {"dnn", "mi_dpg", "star"}
+    assert all(set(table) == {"s0", "s1", "s2", "s3"} for table in aucs.values())
+    assert "network.layers.0: similarity between scenarios" in capsys.readouterr().out

@@ -17,8 +17,9 @@ def test_settings_stand_beside_the_name() -> None:
     assert model(random_batch(SCHEMA, 3)).shape == (3, 2)
 
 
-def test_a_record_says_every_setting() -> None:
-    text = to_toml(SeparateConfig(backbone=Backbone.model_validate({"hidden": [8]})))
+@pytest.mark.parametrize("stated", [{}, {"hidden": [8]}])
+def test_a_record_says_every_setting(stated: dict[str, list[int]]) -> None:
+    text = to_toml(SeparateConfig(backbone=Backbone.model_validate(stated)))
     assert "embedding_dim = 16" in text
     assert "batch_norm = false" in text
 

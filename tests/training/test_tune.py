@@ -341,6 +341,23 @@ def test_joined_keys_take_the_same_value(small_log: Path) -> None:
     assert skipping.for_recipe(recipe_of(small_log)) == ({}, [key])
 
 
+def test_settings_of_a_model_that_is_a_part_can_be_searched(small_log: Path) -> None:
+    key = "model.bottom.dropout, model.tower.dropout"
+    grid = Grid(trials=9, grid={key: (0.0, 0.2)})
+    stated = {"name": "shared_bottom", "bottom": {"name": "dnn", "hidden": [8]}}
+    for model, hidden in (({"name": "shared_bottom"}, [400, 400, 400]), (stated, [8])):
+        recipe = recipe_of(small_log).model_copy(update={"model": model})
+        values, _ = grid.for_recipe(recipe)
+        first, second = plan_settings(recipe, values, 9, seed=0).settings
+        assert first.values == {key: 0.0}
+        settings = second.recipe.resolved()["model"]
+        assert settings["bottom"]["dropout"] == settings["tower"]["dropout"] == 0.2
+        assert settings["bottom"]["hidden"] == hidden
+    for wrong in ("model.bottom.num_crosses", "model.bottom.hidden.first"):
+        with pytest.raises(ValueError, match=f"unknown {wrong}"):
+            Grid(trials=9, grid={wrong: (3,)}).for_recipe(recipe)
+
+
 def test_grid_files(tmp_path: Path) -> None:
     path = tmp_path / "grid.toml"
     path.write_text(

@@ -1,4 +1,4 @@
-"""`rankloom inspect RUN`: gradients, layer inputs, depth, loops, landscape, gain by frequency."""
+"""`rankloom inspect RUN`: what happens inside a run, beside others if given."""
 
 from pathlib import Path
 from typing import Annotated

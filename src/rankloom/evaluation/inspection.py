@@ -12,6 +12,7 @@ from pydantic import Field
 from rankloom.config import Config, parse_config, read_json_values
 from rankloom.evaluation.depth import StackDepth
 from rankloom.evaluation.frequency import Decile
+from rankloom.evaluation.generated_weights import GeneratedWeights
 from rankloom.evaluation.landscape import Landscape
 from rankloom.evaluation.loops import RouterUse, StateSimilarity, StreamCoefficients
 from rankloom.evaluation.spectrum import Spectrum
@@ -99,6 +100,8 @@ class Inspection(Config):
     """Routers of experts by run."""
     coefficients: tuple[StreamCoefficients, ...] = ()
     """Coefficients of hyper-connections by run."""
+    generated: tuple[GeneratedWeights, ...] = ()
+    """Layers with generated weights by run: how alike they are between scenarios."""
     landscapes: tuple[Landscape, ...] = ()
     """The loss around the weights, by run; empty where it was not asked for."""
     gains: tuple[FrequencyGain, ...] = ()

@@ -71,7 +71,27 @@ def task_losses(
     each = F.binary_cross_entropy_with_logits(logits.float(), wanted, reduction="none")
     if batch.label_mask is None and batch.weight is None:
         return each.sum(0) / max(len(each), 1)
-    return _known_mean(each, batch)
+    return known_mean(each, batch)
+
+
+def known_mean(each: Float[Tensor, "batch tasks"], batch: Batch) -> Float[Tensor, " tasks"]:
+    """Mean of every task's terms over the rows whose label is known, weighted by the rows' weights.
+
+    Args:
+        each: one term for every row and task, such as an objective of a model's own.
+        batch: the rows, whose label mask and weights count; where it has none, all count alike.
+
+    Returns:
+        The means; 0 for a task of which no row of any weight is known.
+    """
+    share = torch.ones_like(each)
+    if batch.weight is not None:
+        share = share * batch.weight.unsqueeze(1)
+    if batch.label_mask is not None:
+        share = share * batch.label_mask
+        each = each.masked_fill(~batch.label_mask, 0.0)
+    total = share.sum(0)
+    return (each * share).sum(0) / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def next_event_loss(
@@ -129,14 +149,3 @@ def _inner_product(
     states: Float[Tensor, "batch events dim"], events: Float[Tensor, "batch events dim"]
 ) -> Float[Tensor, "batch events"]:
     return (states.float() * events.float()).sum(-1)
-
-
-def _known_mean(each: Float[Tensor, "batch tasks"], batch: Batch) -> Float[Tensor, " tasks"]:
-    share = torch.ones_like(each)
-    if batch.weight is not None:
-        share = share * batch.weight.unsqueeze(1)
-    if batch.label_mask is not None:
-        share = share * batch.label_mask
-        each = each.masked_fill(~batch.label_mask, 0.0)
-    total = share.sum(0)
-    return (each * share).sum(0) / torch.where(total > 0, total, torch.ones_like(total))

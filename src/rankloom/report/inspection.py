@@ -13,8 +13,9 @@ from rankloom.evaluation.spectrum import Spectrum
 from rankloom.report.inspection_depth import depth_tables
 from rankloom.report.inspection_landscape import landscape_tables
 from rankloom.report.inspection_loops import loop_tables
+from rankloom.report.inspection_scenarios import generated_table
 from rankloom.report.inspection_table import InspectionTable, without_run
-from rankloom.report.tables import MISSING, count, number, p_text
+from rankloom.report.texts import MISSING, count, number, p_text
 
 SHOWN_DIRECTIONS = (1, 4, 16)
 """k of the variance shares that tables show; inspect.json has all powers of two."""
@@ -125,11 +126,13 @@ def frequency_text(frequency: str) -> str:
 def inspection_tables(inspection: Inspection) -> list[InspectionTable]:
     """Every table of an inspection, in the order in which they are shown."""
     gradients = gradient_table(inspection)
+    generated = generated_table(inspection)
     tables = [
         *([] if gradients is None else [gradients]),
         *spectrum_tables(inspection),
         *(table for _, table in depth_tables(inspection)),
         *(table for _, table in loop_tables(inspection)),
+        *([] if generated is None else [generated]),
         *landscape_tables(inspection),
         *(gain_table(inspection, gain) for gain in inspection.gains),
     ]

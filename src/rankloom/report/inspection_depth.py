@@ -11,7 +11,7 @@ from rankloom.evaluation.depth import NUM_GATE_BINS, LayerWeights, StackDepth
 from rankloom.evaluation.inspection import Inspection
 from rankloom.report.charts import COLOURS, DASHES, Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection_table import InspectionTable
-from rankloom.report.tables import MISSING, number
+from rankloom.report.texts import MISSING, number
 
 WEIGHTS = "Attention over depth"
 GATES = "Gates between paths"

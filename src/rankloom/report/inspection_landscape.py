@@ -11,7 +11,7 @@ from rankloom.evaluation.landscape import Landscape
 from rankloom.report.charts import Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection_depth import POSITIVE_COLOUR, ZERO_COLOUR
 from rankloom.report.inspection_table import InspectionTable
-from rankloom.report.tables import MISSING, count, number
+from rankloom.report.texts import MISSING, count, number
 
 LANDSCAPE = "The loss around the weights"
 

@@ -16,7 +16,7 @@ from rankloom.evaluation.loops import (
 from rankloom.report.charts import Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection_depth import NEGATIVE_COLOUR, POSITIVE_COLOUR, ZERO_COLOUR
 from rankloom.report.inspection_table import InspectionTable
-from rankloom.report.tables import MISSING, number
+from rankloom.report.texts import MISSING, number
 
 STATES = "States of loops and layers"
 ROUTING = "Routing of experts"

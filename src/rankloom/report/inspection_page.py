@@ -21,6 +21,7 @@ from rankloom.report.inspection import (
 from rankloom.report.inspection_depth import depth_charts, depth_tables
 from rankloom.report.inspection_landscape import LANDSCAPE, landscape_charts, landscape_tables
 from rankloom.report.inspection_loops import loop_charts, loop_tables
+from rankloom.report.inspection_scenarios import GENERATED, generated_charts, generated_table
 from rankloom.report.inspection_table import InspectionTable, without_run
 from rankloom.runs.atomic import write_text
 
@@ -194,6 +195,9 @@ def _sections(inspection: Inspection) -> list[dict[str, Any]]:
     found += [(head, [table], charts_of[head]) for head, table in depth_tables(inspection)]
     charts_of = loop_charts(inspection)
     found += [(head, [table], charts_of[head]) for head, table in loop_tables(inspection)]
+    generated = generated_table(inspection)
+    if generated is not None:
+        found.append((GENERATED, [generated], generated_charts(inspection)))
     if inspection.landscapes:
         found.append((LANDSCAPE, landscape_tables(inspection), landscape_charts(inspection)))
     if inspection.gains:

@@ -40,7 +40,8 @@ class Backbone(Config):
             raise ValueError(
                 f"unknown ranking model {self.name!r}; known ones: {', '.join(sorted(RANKERS))}"
             )
-        stated = self.model_extra or {}
+        stated = self.model_extra
+        assert stated is not None  # extra = "allow"
         self._settings = parse_config(RANKERS[self.name].config, dict(stated), self.name)
         stated.update(toml_values(self._settings))  # a record says all of them
 

@@ -1,8 +1,26 @@
 """The multi-scenario and multi-task models of the catalog: name -> config, class, paper."""
 
 from rankloom.entry import Entry
+from rankloom.scenario.adaptdhm import AdaptDHM, AdaptDHMConfig
+from rankloom.scenario.adasparse import AdaSparse, AdaSparseConfig
+from rankloom.scenario.aitm import AITM, AITMConfig
+from rankloom.scenario.apg import APG, APGConfig
+from rankloom.scenario.dbmtl import DBMTL, DBMTLConfig
+from rankloom.scenario.escm2 import ESCM2, ESCM2Config
+from rankloom.scenario.esmm import ESMM, ESMMConfig
+from rankloom.scenario.hamur import HAMUR, HAMURConfig
+from rankloom.scenario.hinet import HiNet, HiNetConfig
+from rankloom.scenario.hmoe import HMoE, HMoEConfig
+from rankloom.scenario.m2m import M2M, M2MConfig
+from rankloom.scenario.m3oe import M3oE, M3oEConfig
+from rankloom.scenario.mi_dpg import MIDPG, MIDPGConfig
+from rankloom.scenario.mmoe import MMoE, MMoEConfig
+from rankloom.scenario.pepnet import PEPNet, PEPNetConfig
+from rankloom.scenario.ple import PLE, PLEConfig
+from rankloom.scenario.sar_net import SARNet, SARNetConfig
 from rankloom.scenario.separate import Separate, SeparateConfig
 from rankloom.scenario.shared_bottom import SharedBottom, SharedBottomConfig
+from rankloom.scenario.star import STAR, STARConfig
 
 SCENARIO_ENTRIES: tuple[Entry, ...] = (
     Entry(
@@ -16,6 +34,147 @@ SCENARIO_ENTRIES: tuple[Entry, ...] = (
         build=SharedBottom,
     ),
     Entry(
+        name="esmm",
+        family="scenario",
+        title="ESMM",
+        paper="Ma et al., SIGIR 2018, arXiv:1804.07931",
+        year=2018,
+        idea="Clicks and bought clicks learned over all rows; conversion is what lies between.",
+        config=ESMMConfig,
+        build=ESMM,
+        requires=("funnel",),
+    ),
+    Entry(
+        name="mmoe",
+        family="scenario",
+        title="MMoE",
+        paper="Ma et al., KDD 2018, doi:10.1145/3219819.3220007",
+        year=2018,
+        idea="Experts that all scenarios or tasks share, and a gate of its own for each of them.",
+        config=MMoEConfig,
+        build=MMoE,
+    ),
+    Entry(
+        name="dbmtl",
+        family="scenario",
+        title="DBMTL",
+        paper="Wang et al., 2019, arXiv:1902.09154",
+        year=2019,
+        idea="Every task of a funnel given those before it, as a Bayesian network.",
+        config=DBMTLConfig,
+        build=DBMTL,
+        requires=("funnel",),
+    ),
+    Entry(
+        name="hmoe",
+        family="scenario",
+        title="HMoE",
+        paper="Li et al., CIKM 2020, doi:10.1145/3340531.3412713",
+        year=2020,
+        idea="MMoE whose heads also read the other scenarios' towers, without training them.",
+        config=HMoEConfig,
+        build=HMoE,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="ple",
+        family="scenario",
+        title="PLE",
+        paper="Tang et al., RecSys 2020, doi:10.1145/3383313.3412236",
+        year=2020,
+        idea="Shared experts and experts of every scenario or task, extracted level by level.",
+        config=PLEConfig,
+        build=PLE,
+    ),
+    Entry(
+        name="aitm",
+        family="scenario",
+        title="AITM",
+        paper="Xi et al., KDD 2021, arXiv:2105.08489",
+        year=2021,
+        idea="Every task of a funnel attends to what the one before it hands on.",
+        config=AITMConfig,
+        build=AITM,
+        requires=("funnel",),
+    ),
+    Entry(
+        name="star",
+        family="scenario",
+        title="STAR",
+        paper="Sheng et al., CIKM 2021, arXiv:2101.11427",
+        year=2021,
+        idea="Every scenario's network is a common one times one of its own.",
+        config=STARConfig,
+        build=STAR,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="sar_net",
+        family="scenario",
+        title="SAR-Net",
+        paper="Shen et al., CIKM 2021, arXiv:2110.06475",
+        year=2021,
+        idea="Each scenario transforms the embeddings; gates mix common experts and its own.",
+        config=SARNetConfig,
+        build=SARNet,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="escm2",
+        family="scenario",
+        title="ESCM2",
+        paper="Wang et al., SIGIR 2022, arXiv:2204.05125",
+        year=2022,
+        idea="ESMM whose conversion loss is corrected by click probabilities.",
+        config=ESCM2Config,
+        build=ESCM2,
+        requires=("funnel",),
+    ),
+    Entry(
+        name="m2m",
+        family="scenario",
+        title="M2M",
+        paper="Zhang et al., WSDM 2022, arXiv:2201.06814",
+        year=2022,
+        idea="The scenario generates the weights of an attention over experts and of a tower.",
+        config=M2MConfig,
+        build=M2M,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="adasparse",
+        family="scenario",
+        title="AdaSparse",
+        paper="Yang et al., CIKM 2022, arXiv:2206.13108",
+        year=2022,
+        idea="Units of every layer are weighed, and left out, by the scenario and the row.",
+        config=AdaSparseConfig,
+        build=AdaSparse,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="apg",
+        family="scenario",
+        title="APG",
+        paper="Yan et al., NeurIPS 2022, arXiv:2203.16218",
+        year=2022,
+        idea="Generates low-rank weights of every layer from the scenario and the row.",
+        config=APGConfig,
+        build=APG,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="adaptdhm",
+        family="scenario",
+        title="AdaptDHM",
+        paper="Li et al., 2022, arXiv:2211.12105",
+        year=2022,
+        idea="Rows find their cluster by themselves; every cluster has a network.",
+        config=AdaptDHMConfig,
+        build=AdaptDHM,
+        requires=("scenario",),
+    ),
+    Entry(
         name="separate",
         family="scenario",
         title="One model per scenario",
@@ -24,6 +183,61 @@ SCENARIO_ENTRIES: tuple[Entry, ...] = (
         idea="Every scenario has a model of its own; nothing is shared.",
         config=SeparateConfig,
         build=Separate,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="mi_dpg",
+        family="scenario",
+        title="MI-DPG",
+        paper="Cheng et al., CIKM 2023, arXiv:2603.21209",
+        year=2023,
+        idea="Generated low-rank matrices weigh a backbone's weights, others for every scenario.",
+        config=MIDPGConfig,
+        build=MIDPG,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="hinet",
+        family="scenario",
+        title="HiNet",
+        paper="Zhou et al., ICDE 2023, arXiv:2303.06095",
+        year=2023,
+        idea="Experts of every scenario, attention to the other scenarios, then experts by task.",
+        config=HiNetConfig,
+        build=HiNet,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="pepnet",
+        family="scenario",
+        title="PEPNet",
+        paper="Chang et al., KDD 2023, arXiv:2302.01115",
+        year=2023,
+        idea="Gates embeddings and hidden layers by the scenario and prior fields.",
+        config=PEPNetConfig,
+        build=PEPNet,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="hamur",
+        family="scenario",
+        title="HAMUR",
+        paper="Li et al., CIKM 2023, arXiv:2309.06217",
+        year=2023,
+        idea="A network per scenario, with adapters whose weights are generated for every row.",
+        config=HAMURConfig,
+        build=HAMUR,
+        requires=("scenario",),
+    ),
+    Entry(
+        name="m3oe",
+        family="scenario",
+        title="M3oE",
+        paper="Zhang et al., SIGIR 2024, arXiv:2404.18465",
+        year=2024,
+        idea="Experts of all, of scenarios and of tasks under learned balances.",
+        config=M3oEConfig,
+        build=M3oE,
         requires=("scenario",),
     ),
 )

@@ -67,18 +67,22 @@ class OwnScenario(nn.Module):
         self.towers = nn.ModuleList(towers)
 
     def forward(
-        self, inputs: Sequence[Float[Tensor, "batch dim"]], batch: Batch
+        self,
+        inputs: Sequence[Float[Tensor, "batch dim"]],
+        batch: Batch,
+        *shared: Float[Tensor, "batch ..."],
     ) -> Float[Tensor, "batch tasks"]:
         """Logits.
 
         Args:
             inputs: what every head reads, one tensor per head; the same one for all is fine.
             batch: tells the scenarios.
+            shared: what all heads read beside; every tower is given its rows of these too.
         """
         rows = ScenarioRows.of(scenario_of(batch), len(self.towers))
-        return rows.merge(
-            [tower(part) for tower, part in zip(self.towers, own_rows(rows, inputs), strict=True)]
-        )
+        parts = zip(own_rows(rows, inputs), *(rows.split(x) for x in shared), strict=True)
+        pairs = zip(self.towers, parts, strict=True)
+        return rows.merge([tower(*part) for tower, part in pairs])
 
 
 class EveryTask(nn.Module):
@@ -89,11 +93,14 @@ class EveryTask(nn.Module):
         self.towers = nn.ModuleList(towers)
 
     def forward(
-        self, inputs: Sequence[Float[Tensor, "batch dim"]], batch: Batch
+        self,
+        inputs: Sequence[Float[Tensor, "batch dim"]],
+        batch: Batch,
+        *shared: Float[Tensor, "batch ..."],
     ) -> Float[Tensor, "batch tasks"]:
         """Logits; arguments as in `OwnScenario`."""
         pairs = zip(self.towers, inputs, strict=True)
-        return torch.cat([tower(x) for tower, x in pairs], 1)  # [batch, tasks]
+        return torch.cat([tower(x, *shared) for tower, x in pairs], 1)  # [batch, tasks]
 
 
 def own_rows(
@@ -126,3 +133,10 @@ class Tower(Config):
             activation=self.activation,
             dropout=self.dropout,
         )
+
+    def build_hidden(self, in_features: int) -> MLP:
+        """The network without its last layer, for what reads its hidden units.
+
+        Its outputs are the last hidden layer's; without hidden layers, its inputs.
+        """
+        return MLP(in_features, self.hidden, activation=self.activation, dropout=self.dropout)

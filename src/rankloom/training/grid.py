@@ -241,7 +241,11 @@ def _has(recipe: Recipe, key: str) -> bool:
     """Whether a dotted key is a setting of the recipe's model or training."""
     holder: Any = recipe.settings() if key.startswith("model.") else recipe.training
     for name in key.split(".")[1:]:
-        if not isinstance(holder, BaseModel) or name not in type(holder).model_fields:
+        if not isinstance(holder, BaseModel):
+            return False
+        # The settings of a ranking model that is a part stand beside its name as further keys.
+        known = (*type(holder).model_fields, *(holder.model_extra or ()))
+        if name not in known:
             return False
         holder = getattr(holder, name)
     return True
