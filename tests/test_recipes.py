@@ -1,7 +1,9 @@
 """Every recipe parses, and its model is built and scores a batch of a schema of its shape."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,6 +12,8 @@ from rankloom.catalog import CATALOG
 from rankloom.cli.report import read_published
 from rankloom.config import load_config, read_toml
 from rankloom.data.examples import random_batch
+from rankloom.data.sources import SOURCES
+from rankloom.data.table_schema import TableSchema
 from rankloom.schema import CategoricalField, IdMember, Label, Schema, SequenceField
 from rankloom.training.grid import load_grid, plan_settings
 from rankloom.training.recipe import Recipe, load_recipe
@@ -23,6 +27,14 @@ RECIPES = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem not in NO_REC
 PUBLISHED = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem in BESIDE)
 GRIDS = sorted(RECIPES_ROOT.rglob("grid.toml"))
 SCALES = sorted(RECIPES_ROOT.rglob("scale.toml"))
+SCENARIO_FOLDERS = {
+    "amazon-domains": "amazon-domains",
+    "hillstrom": "hillstrom",
+    "ijcai18-cvr": "ijcai18-cvr",
+    "movielens-1m-age": "movielens-1m-age",
+    "trivago-scenarios": "trivago",
+}
+"""Folders of recipes for models of many scenarios, and the data set of each."""
 
 FRAPPE = {
     "user": 956,
@@ -67,16 +79,30 @@ MORE_BIASES = {"deepfm": 1, "fibinet": 1, "wide_deep": 1, "finalmlp": -1}
 """Biases of ours that are only added to another one, or of theirs."""
 
 
+TWO_TASKS = {"aliccp", "aliexpress", "hillstrom"}
+"""Data sets with two labels."""
+
+
 def recipe_id(path: Path) -> str:
     return str(path.relative_to(RECIPES_ROOT))
+
+
+def data_of(recipe: Recipe) -> str:
+    """Name of the data set."""
+    return recipe.dataset.split("/")[1]
+
+
+def prior_fields(recipe: Recipe) -> set[str]:
+    """Fields that the recipe names for PEPNet's gates."""
+    return set(recipe.model.get("structure", {}).get("priors", {}).get("fields", ()))
 
 
 def schema_for(recipe: Recipe) -> Schema:
     """Fields enough for the recipe, the contexts and the category that it names among them."""
     gates = recipe.model.get("gates", {})
     named = {*gates.get("first_context", ()), *gates.get("second_context", ())}
-    names = sorted(named | {"user_id", "item_id", "hour"})
-    plain = [name for name in names if "." not in name]
+    plain = sorted({name for name in named if "." not in name} | {"user_id", "item_id", "hour"})
+    plain += sorted(prior_fields(recipe) - {*plain})
     category = recipe.model.get("search", {}).get("category")
     members = ["item_id", *([category] if category else [])]
     plain += members[1:]
@@ -90,14 +116,20 @@ def schema_for(recipe: Recipe) -> Schema:
                 max_length=5,
             ),
         ),
-        labels=(Label(name="label"),),
+        labels=tuple(Label(name=name) for name in ("label", "later")[: num_tasks(recipe)]),
+        scenarios=("<unknown>", "first", "second"),
     )
 
 
+def num_tasks(recipe: Recipe) -> int:
+    """Labels of the recipe's data set."""
+    return 2 if data_of(recipe) in TWO_TASKS else 1
+
+
 def test_there_are_recipes() -> None:
-    assert len(RECIPES) >= 200
+    assert len(RECIPES) >= 600
     assert {load_recipe(path).entry().name for path in RECIPES} == {
-        name for name, entry in CATALOG.items() if entry.family == "ranking"
+        name for name, entry in CATALOG.items() if entry.family in ("ranking", "scenario")
     }
 
 
@@ -113,7 +145,7 @@ def test_recipe_builds_a_model(path: Path) -> None:
     schema = schema_for(recipe)
     model = recipe.entry().build(recipe.settings(), schema).eval()
     with torch.inference_mode():
-        assert model(random_batch(schema, rows=3, seed=0)).shape == (3, 1)
+        assert model(random_batch(schema, rows=3, seed=0)).shape == (3, num_tasks(recipe))
 
 
 @pytest.mark.parametrize("stem", BARS_PARAMETERS)
@@ -179,11 +211,12 @@ def test_grids_fit_their_recipes_and_give_each_the_same_budget(path: Path) -> No
     assert not grid.skip_unknown
     recipes = [load_recipe(p) for p in RECIPES if p.parent == path.parent]
     assert len(recipes) >= 14
+    trials = 4 if path.parent.name in SCENARIO_FOLDERS else 6
     for recipe in recipes:
         keys, skipped = grid.for_recipe(recipe)
         assert not skipped
         plan = plan_settings(recipe, keys, grid.trials, grid.seed)
-        assert len(plan.settings) == grid.trials == 6, recipe.name
+        assert len(plan.settings) == grid.trials == trials, recipe.name
 
 
 @pytest.mark.parametrize("folder", ["frappe-tokens", "movielens-1m-ctr", "trivago"])
@@ -247,3 +280,84 @@ def test_the_folders_of_histories_hold_the_same_models() -> None:
             ):
                 part.pop("max_length", None)
             assert model == first[name], name
+
+
+def part_values(model: dict[str, Any], key: str) -> Iterator[Any]:
+    """Values of a key in a model's settings and in those of its parts."""
+    for name, value in model.items():
+        if name == key:
+            yield value
+        elif isinstance(value, dict):
+            yield from part_values(value, key)
+
+
+@pytest.mark.parametrize("folder", SCENARIO_FOLDERS)
+def test_models_of_scenarios_are_compared_in_one_setting(folder: str) -> None:
+    """As above, but for the split with new items and the position that is not given."""
+    paths = [path for path in RECIPES if path.is_relative_to(RECIPES_ROOT / folder)]
+    shared = load_recipe(RECIPES_ROOT / folder / "dnn.toml")
+    assert shared.dataset == f"data/{SCENARIO_FOLDERS[folder]}/prepared"
+    runs: dict[str, str] = {}
+    for path in paths:
+        recipe = load_recipe(path)
+        dataset, training, evaluation = shared.dataset, shared.training, shared.evaluation
+        if path.parent.name == "cold":
+            dataset = f"data/{folder}-cold/prepared"
+        if path.parent.name == "position":
+            evaluation = evaluation.model_copy(update={"switched_off": ("position",)})
+            if path.stem.endswith("dropout"):
+                training = training.model_copy(update={"field_dropout": {"position": 0.2}})
+        assert (recipe.dataset, recipe.seed) == (dataset, shared.seed), path
+        assert (recipe.training, recipe.evaluation) == (training, evaluation), path
+        values = recipe.resolved()
+        model = values["model"]
+        assert set(part_values(model, "embedding_dim")) == {16}, path
+        assert set(part_values(model, "dropout")) == {0.0}, path
+        for name, kind in (("experts", (64, 32)), ("tower", (32,))):
+            assert tuple(model.get(name, {}).get("hidden", kind)) == kind, path
+        run = str({key: value for key, value in values.items() if key != "name"})
+        assert run not in runs, f"{path.stem} is the same run as {runs[run]}"
+        runs[run] = path.stem
+
+
+@pytest.mark.parametrize("folder", SCENARIO_FOLDERS)
+def test_models_of_scenarios_fit_the_data(folder: str) -> None:
+    """The data set has the tasks, the group and the fields that its recipes speak of."""
+    schemas = SOURCES[SCENARIO_FOLDERS[folder]].forms[0].schemas()
+    data = {SCENARIO_FOLDERS[folder]: schemas["schema"].parse()}
+    if folder == "ijcai18-cvr":
+        data["ijcai18-cvr-cold"] = schemas["schema-cold"].parse()
+    for path in RECIPES:
+        if not path.is_relative_to(RECIPES_ROOT / folder):
+            continue
+        recipe = load_recipe(path)
+        schema = data[data_of(recipe)]
+        assert len(schema.labels) == num_tasks(recipe)
+        assert schema.roles.scenario in schema.features
+        grouped = "gauc" in recipe.evaluation.metrics
+        assert grouped == (schema.roles.group is not None), path
+        named = prior_fields(recipe) | {*recipe.evaluation.switched_off}
+        assert named | recipe.training.field_dropout.keys() <= field_names(schema), path
+        assert recipe.training.monitor in {"auc", *(f"auc/{task}" for task in schema.labels)}
+
+
+def field_names(schema: TableSchema) -> set[str]:
+    """Fields of the rows and of their entities."""
+    entities = schema.entities.items()
+    return {*schema.features} | {f"{name}.{key}" for name, e in entities for key in e.features}
+
+
+def test_the_folders_of_scenarios_hold_the_same_models() -> None:
+    first, *others = (
+        {path.stem: load_recipe(path).model for path in RECIPES if path.parent.name == folder}
+        for folder in ("movielens-1m-age", *(SCENARIO_FOLDERS.keys() - {"movielens-1m-age"}))
+    )
+    assert len(first) == 20
+    for models in others:
+        # Only Hillstrom's e-mail test has a funnel.
+        more = {models[name]["name"] for name in models.keys() - first.keys()}
+        assert not more or more >= {"esmm", "escm2", "aitm", "dbmtl"}
+        for name, model in first.items():
+            for part in (model, models[name]):
+                part.get("structure", {}).pop("priors", None)  # fields of the data set
+            assert models[name] == model, name

@@ -200,6 +200,23 @@ def test_a_reviewer_with_two_sequences_in_a_domain_is_refused(tmp_path: Path) ->
         get("amazon-domains", origin=origin, out=tmp_path, verify=False)
 
 
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_numbers_from_zero_are_refused(tmp_path: Path, column: str) -> None:
+    """They would make the first of a domain the last of the domain before."""
+    origin = write_form(tmp_path / "from", drawn_sequences())
+    name = "sequences" if column == "user_id" else "items"
+    path = origin / "amazon-toys" / f"{name}.parquet"
+    pl.read_parquet(path).with_columns(pl.col(column) - 1).write_parquet(path)
+    if column == "item_id":
+        sequences = path.with_name("sequences.parquet")
+        shifted = pl.read_parquet(sequences).with_columns(
+            pl.col("items").list.eval(pl.element() - 1)
+        )
+        shifted.write_parquet(sequences)
+    with pytest.raises(ValueError, match=f"^amazon-toys: {column} must count from 1; got 0"):
+        get("amazon-domains", origin=origin, out=tmp_path, verify=False)
+
+
 def test_a_folder_that_lacks_a_domain_lists_what_it_takes(tmp_path: Path) -> None:
     sequences = drawn_sequences()
     del sequences["sports"]

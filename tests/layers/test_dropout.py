@@ -2,7 +2,25 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from rankloom.layers.dropout import Dropout
+from rankloom.layers import dropout
+from rankloom.layers.dropout import FEW_UNITS, Dropout
+
+
+@pytest.fixture(autouse=True)
+def _masks_of_our_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors would be left to torch."""
+    monkeypatch.setattr(dropout, "FEW_UNITS", 0)
+
+
+@pytest.mark.parametrize(("units", "own"), [(FEW_UNITS - 1, False), (FEW_UNITS, True)])
+def test_few_units_are_left_to_torch(
+    units: int, own: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dropout, "FEW_UNITS", FEW_UNITS)
+    torch.manual_seed(0)
+    expected = torch.nn.functional.dropout(torch.ones(units), 0.5)
+    torch.manual_seed(0)
+    assert torch.equal(Dropout(0.5)(torch.ones(units)), expected) != own
 
 
 @pytest.mark.parametrize("p", [0.1, 0.5, 0.9, 1e-3])

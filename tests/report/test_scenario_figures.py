@@ -172,3 +172,41 @@ def test_leaderboards_come_back(tmp_path: Path) -> None:
             for difference in row["differences"].values():
                 del difference["low"], difference["high"]
     assert Leaderboard.model_validate(old).tables[0].rows[0].over_scenarios == {}
+
+
+def test_a_worst_figure_of_the_tail_is_not_tested() -> None:
+    """The tail is worst in every seed of the first, and of the reference alone in the second."""
+
+    def records(model: str, pooled: float) -> list[Record]:
+        return [
+            scenario_record(
+                model,
+                seed,
+                {"home": 0.6 + 0.01 * seed**2, "search": 0.9, "cart": 0.8, POOLED: pooled},
+                pooled=7,
+            )
+            for seed in (1, 2, 3)
+        ]
+
+    def differences(ours: float, theirs: float) -> set[str]:
+        table = table_of([*records("fm", ours), *records("lr", theirs)], "lr")
+        return set(row_of(table, "fm").over_scenarios_differences)
+
+    means = {"auc_macro", "auc_by_rows"}
+    assert differences(0.55, 0.5) == differences(0.95, 0.5) == differences(0.5, 0.95) == means
+    assert differences(0.95, 0.96) == {*means, "auc_worst"}
+
+
+def test_a_worst_figure_of_several_tasks_is_not_tested_when_the_tail_is_worst_in_one() -> None:
+    figures = {
+        "home": {"rows": 9, "auc": 0.6, "auc/click": 0.7, "auc/buy": 0.5},
+        POOLED: {"rows": 9, "auc": 0.7, "auc/click": 0.6, "auc/buy": 0.8, "scenarios": 2},
+    }
+    over = {"auc": 0.7, "auc_worst": 0.55, "auc_worst/click": 0.6, "auc_worst/buy": 0.5}
+    facts = DatasetFacts(name="demo", data_hash="aaaa", rows={}, labels=("click", "buy"))
+    records = [
+        build_record(name, scenarios={"test": figures}, metrics={"test": over}, dataset=facts)
+        for name in ("fm", "lr")
+    ]
+    found = row_of(table_of(records, "lr"), "fm").over_scenarios_differences
+    assert set(found) == {"auc_worst/buy"}

@@ -130,6 +130,19 @@ def test_a_new_model_is_one_network() -> None:
     torch.testing.assert_close(model(batch), plain(z))
 
 
+def test_an_activation_with_statistics_has_those_of_all_rows() -> None:
+    model = build(new=True, activation="dice", hidden=[6], beta=1.0).train()
+    with torch.no_grad():
+        model.embedding.table.weight.normal_()
+    batch = random_batch(SCHEMA, 30)
+    fields = model.embedding(batch).flatten(1)
+    z = torch.cat([model.scenarios(batch.scenario), fields], 1)
+    assert len(model.clusters(z).unique()) > 1
+    model(batch)
+    dice = model.activations[0][0]
+    torch.testing.assert_close(dice.running_mean, 0.1 * model.layers[0].weight.mv(z.mean(0)))
+
+
 def test_rows_train_their_own_cluster_only() -> None:
     model = build(beta=1.0).train()
     batch = random_batch(SCHEMA, 1)

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from rankloom.config import parse_config
@@ -31,3 +32,15 @@ def test_one_row_of_a_scenario_is_no_batch_to_normalise_by() -> None:
     assert not torch.equal(before[0][name], model.models[0].state_dict()[name])
     assert torch.equal(before[1][name], model.models[1].state_dict()[name])
     assert all(module.training for module in model.modules())
+
+
+# The compiler looks at `.grad` of what comes out of a call that it leaves alone.
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")
+def test_a_compiled_training_normalises_by_the_same_rows() -> None:
+    eager, compiled = build(batch_norm=True).train(), build(batch_norm=True).train()
+    compiled.load_state_dict(eager.state_dict())
+    batch = random_batch(SCHEMA, 12)
+    batch.scenario.copy_(torch.tensor([1, 2] * 6))
+    actual = torch.compile(compiled, backend="eager")(batch)
+    torch.testing.assert_close(actual, eager(batch))
+    torch.testing.assert_close(compiled.state_dict(), eager.state_dict())

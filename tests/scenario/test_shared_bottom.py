@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import pytest
 import torch
 
 from rankloom.config import parse_config
@@ -49,3 +50,8 @@ def test_linear_towers_of_tasks_are_a_network_with_one_layer_more() -> None:
     batch = random_batch(SCHEMA, 5)
     hidden = model.bottom(batch).relu()
     torch.testing.assert_close(model(batch), hidden @ weights.T + bias)
+
+
+def test_data_without_scenarios_may_have_heads_of_tasks() -> None:
+    with pytest.raises(ValueError, match='or set heads = {kind = "task"}'):
+        SharedBottom(parse_config(SharedBottomConfig, SMALL, "test"), example_schema())

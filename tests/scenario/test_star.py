@@ -47,6 +47,25 @@ def test_own_weights_of_one_are_the_common_network() -> None:
     torch.testing.assert_close(model(batch), network(x) + auxiliary(model, batch))
 
 
+def test_an_activation_with_statistics_has_those_of_all_rows() -> None:
+    model = build(randomised=False, norm={"kind": "none"}, activation="dice").train()
+    network = MLP(model.embedding.width, (8, 5), out_features=2, activation="dice").train()
+    with torch.no_grad():
+        for layer, star in zip(network.layers[::2], model.star.layers, strict=True):
+            star.bias.normal_()
+            layer.weight.copy_(star.weight)
+            layer.bias.copy_(star.bias)
+        model.embedding.table.weight.normal_()
+    batch = random_batch(SCHEMA, 9)
+    batch.scenario.copy_(torch.tensor([1, 2, 3, 3, 1, 1, 2, 1, 3]))
+    x = model.embedding(batch).flatten(1)
+    torch.testing.assert_close(model(batch), network(x) + auxiliary(model, batch))
+    for activation, star_activation in zip(
+        network.layers[1::2], model.star.activations, strict=True
+    ):
+        torch.testing.assert_close(star_activation[0].running_mean, activation.running_mean)
+
+
 def test_a_new_product_varies_as_a_new_layer() -> None:
     torch.manual_seed(0)
     layer = StarLinear(3, 300, 200)

@@ -65,6 +65,13 @@ def test_the_recorded_weights_are_those_of_the_best_evaluation(finished: Run) ->
     assert again.evaluate("test").metrics == finished.record.metrics["test"]
 
 
+def test_a_mean_over_scenarios_may_be_monitored(small_log: Path, tmp_path: Path) -> None:
+    training = {"epochs": 2, "batch_size": 256, "monitor": "auc_macro"}
+    run = train(make_recipe(small_log / "log", training=training), out=tmp_path)
+    best = read_history(run.folder)["auc_macro"].max()
+    assert best == pytest.approx(run.record.metrics["valid"]["auc_macro"], abs=1e-12)
+
+
 def test_evaluate_takes_other_metrics(finished: Run) -> None:
     found = finished.evaluate("test", metrics=["gauc", "ece"]).metrics
     assert {split_summary(name)[0] for name in found} == {"gauc", "gauc_coverage", "ece"}

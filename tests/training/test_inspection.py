@@ -296,3 +296,14 @@ def test_several_tasks_with_missing_labels(tmp_path: Path) -> None:
         known = labels[:, task] if mask is None else labels[mask[:, task], task]
         assert sum(decile.rows for decile in gain.deciles) == len(known)
         assert sum(decile.positives for decile in gain.deciles) == known.sum()
+
+
+def test_rows_are_inspected_as_the_recipe_evaluates_them(small_log: Path, tmp_path: Path) -> None:
+    evaluation = {"metrics": ["auc", "log_loss"], "switched_off": ["item", "history"]}
+    run = train(make_recipe(small_log / "log", evaluation=evaluation), out=tmp_path)
+    config = LandscapeConfig(num_directions=2, num_steps=1, num_plane_steps=0, tables=True)
+    (found,) = inspect_runs(run, rows=10**6, landscape=config).landscapes
+    assert found.rows == run.dataset.split("test").rows
+    assert found.loss == pytest.approx(run.record.metrics["test"]["log_loss"], abs=1e-6)
+    given = run.evaluate("test", switched_off=()).metrics["log_loss"]
+    assert found.loss != pytest.approx(given, abs=1e-4)

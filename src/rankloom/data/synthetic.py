@@ -83,7 +83,8 @@ class SyntheticConfig(Config):
     shared_causes: tuple[float, ...] = ()
     """Correlation of the conversion's effects with the click's in the scenarios s0, s1, ...
 
-    From -1 to 1; the last counts for the scenarios after it; with none given they are independent.
+    From -1 to 1, exact where both vary alike and near it elsewhere; the last counts for the
+    scenarios after it; with none given they are independent.
     Where it is above 0, clicked rows convert more often than the others would, and below 0 less.
     """
     truth_seed: int = Field(0, ge=0)

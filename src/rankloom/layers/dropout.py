@@ -1,7 +1,7 @@
 """Dropout whose mask costs little on a CPU.
 
 torch draws a random number for every unit, one at a time. Here one draw of 64 bits serves four
-units, which makes the mask several times cheaper (`docs/lab-notes.md`).
+units, which makes the mask of a large batch several times cheaper (`docs/lab-notes.md`).
 """
 
 from typing import Any, cast
@@ -13,6 +13,8 @@ from torch.nn import functional
 
 STEPS = 2**16
 """Shares of dropped units are multiples of one over this: four numbers of a 64-bit draw."""
+FEW_UNITS = 2**14
+"""Below so many units the call itself costs more than torch's draws."""
 
 
 class Dropout(nn.Dropout):
@@ -28,13 +30,14 @@ def dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
 
     On a CPU the share is rounded to 1/65536, and the units that stay are scaled by the rounded one,
     so that their expectation is exact. Masks follow torch's default generator, but are others than
-    torch's own for the same seed. Compiled and exported programs, and accelerators, draw as torch
-    does.
+    torch's own for the same seed. Few units, compiled and exported programs, and accelerators draw
+    as torch does.
     """
     kept = round((1 - p) * STEPS)
     if kept == STEPS:
         return x
-    if x.device.type != "cpu" or torch.compiler.is_compiling() or kept == 0:
+    small = x.numel() < FEW_UNITS
+    if small or x.device.type != "cpu" or torch.compiler.is_compiling() or kept == 0:
         return functional.dropout(x, p)
     return cast(Tensor, _Mask.apply(x, kept))  # type: ignore[no-untyped-call]
 

@@ -96,7 +96,8 @@ class ScenarioRows:
     of the unknown scenario goes to all of them, and gets the mean of what they give.
 
     A program that is traced (compiled, exported) knows no numbers of rows: there every scenario
-    gets all rows, and `merge` chooses.
+    gets all rows, and `merge` chooses. A part with statistics of the batch would have those of all
+    rows then: in training it has to stay outside of the program, as in `scenario.separate`.
     """
 
     scenario: Int[Tensor, " batch"]

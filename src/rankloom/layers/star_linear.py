@@ -41,3 +41,19 @@ class StarLinear(nn.Module):
             functional.linear(x, weight, bias)
             for x, weight, bias in zip(parts, weights.unbind(), biases.unbind(), strict=True)
         ]
+
+
+def activate_together(
+    activation: nn.Module, parts: Sequence[Float[Tensor, "rows width"]]
+) -> list[Float[Tensor, "rows width"]]:
+    """Units of all scenarios after an activation that they share.
+
+    They go through it as one batch: an activation with statistics of the batch (dice) then has
+    those of all rows, in training as in its moving averages.
+
+    Args:
+        activation: works on rows of units.
+        parts: units of every scenario's rows.
+    """
+    sizes = [part.shape[0] for part in parts]
+    return list(torch.split(activation(torch.cat(list(parts))), sizes))

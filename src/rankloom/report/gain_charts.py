@@ -78,7 +78,9 @@ def gain_charts(table: Table) -> list[Chart]:
             Chart(
                 title=f"{metric} against {table.reference}",
                 caption=f"{metric} minus that of {table.reference}, paired over seeds, with 95% t "
-                f"intervals over the seeds; {'above' if direction else 'below'} zero is better. "
+                f"intervals over the seeds where they are defined (of each point alone: they are "
+                f"not adjusted for the number of points, and say nothing of other rows); "
+                f"{'above' if direction else 'below'} zero is better. "
                 f"The horizontal axis is logarithmic; models stand a little beside each other.",
                 figure=figure_json(figure),
             )

@@ -1,7 +1,8 @@
 """Scenarios in a leaderboard: counts, paired differences to the reference, and what to say of them.
 
 The differences of a metric are adjusted over all models and scenarios together, because that is the
-table in which a reader looks for one that counts. The pooled tail is shown and not tested.
+table in which a reader looks for one that counts. The pooled tail is shown and not tested,
+and so is the worst figure where the tail is the worst scenario.
 """
 
 import math
@@ -89,10 +90,13 @@ def compare_scenarios(rows: Sequence[Row], reference: Row, metrics: Sequence[str
             inside[label].setdefault(scenario, {})[metric] = pair
     over: dict[str, dict[str, Difference]] = {row.label: {} for row in others}
     for name, theirs_over in reference.over_scenarios.items():
-        if split_summary(name)[1] == "scenarios":
+        metric, ending = split_summary(name)
+        if ending == "scenarios":
             continue
         found = {
-            row.label: _difference(row.over_scenarios.get(name), theirs_over) for row in others
+            row.label: _difference(row.over_scenarios.get(name), theirs_over)
+            for row in others
+            if ending != "worst" or not any(_tail_is_worst(one, metric) for one in (row, reference))
         }
         for label, pair in _adjusted(found).items():
             over[label][name] = pair
@@ -140,7 +144,7 @@ def scenario_notes(
     if tail is not None:
         notes.append(
             f"The tail pools the {tail} scenarios with too few positives and counts as one in the "
-            f"means; no model is said to be better there."
+            f"means; no model is said to be better there, nor where it is the worst scenario."
         )
     if not comparable:
         notes.append(
@@ -160,9 +164,17 @@ def scenario_notes(
         notes.append(
             f"Differences are to {reference.label} over common seeds, with the p-value of a paired "
             f"t-test, Holm-adjusted over all models and scenarios of a metric (over the models for "
-            f"means and worst)."
+            f"means and worst). The test is about other seeds on the same rows: in a scenario with "
+            f"few positives other rows may say otherwise."
         )
     return notes
+
+
+def _tail_is_worst(row: Row, metric: str) -> bool:
+    """Whether the tail is the worst scenario in a seed, in any task when there are several."""
+    names = {name for own in row.scenarios.values() for name in own}
+    tasks = [name for name in names if name.startswith(f"{metric}/")]
+    return any(POOLED in worst_scenarios(row, name) for name in tasks or [metric])
 
 
 def _difference(ours: Summary | None, theirs: Summary | None) -> Difference:

@@ -35,7 +35,7 @@ from rankloom.layers.dropout import Dropout
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.mlp import ActivationName, activation_builder
 from rankloom.layers.scenarios import ScenarioEmbedding, ScenarioRows, num_known, scenario_of
-from rankloom.layers.star_linear import StarLinear
+from rankloom.layers.star_linear import StarLinear, activate_together
 from rankloom.schema import Schema
 
 
@@ -140,5 +140,5 @@ class AdaptDHM(nn.Module):
         rows = ScenarioRows.of(self.clusters(z) + 1, self.num_clusters)
         parts: Sequence[Tensor] = rows.split(z)
         for layer, activate in zip(self.layers, self.activations, strict=False):
-            parts = [activate(h) for h in layer(parts)]
+            parts = activate_together(activate, layer(parts))
         return rows.merge(self.layers[-1](parts))

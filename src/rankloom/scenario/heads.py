@@ -26,7 +26,16 @@ class ScenarioHeads(Config):
     kind: Literal["scenario"] = "scenario"
 
     def count(self, schema: Schema) -> int:
-        """Heads on some data."""
+        """Heads on some data.
+
+        Raises:
+            ValueError: the data has no scenarios.
+        """
+        if schema.num_scenarios < 2:
+            raise ValueError(
+                "heads of scenarios need data with scenarios; name their column in roles.scenario "
+                'of the data\'s schema, or set heads = {kind = "task"}'
+            )
         return num_known(schema)
 
     def build(self, schema: Schema, towers: Sequence[nn.Module]) -> "OwnScenario":

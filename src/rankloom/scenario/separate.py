@@ -4,7 +4,8 @@ Source: the baseline of the multi-scenario papers (among them MI-DPG, CIKM 2023,
 Equation: logits = model[k](row) with k the row's scenario.
 The papers do not say: whether the models are trained apart. Here they are trained in one run, each
     on its own rows of every batch; early stopping looks at all together. A scenario with one row in
-    a training batch is normalised as at evaluation there, when the model has batch norm.
+    a training batch is normalised as at evaluation there, when the model has batch norm. An
+    objective of the model's own is not used.
 """
 
 import torch
@@ -34,13 +35,20 @@ class Separate(nn.Module):
 
     def forward(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         """Logits of every task."""
+        return self._train(batch) if self.training else self._run(batch)
+
+    # A compiled program gives every model all rows, and batch norm would learn from them.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _train(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
+        return self._run(batch)
+
+    def _run(self, batch: Batch) -> Float[Tensor, "batch tasks"]:
         rows = ScenarioRows.of(scenario_of(batch), len(self.models))
         pairs = zip(self.models, rows.rows(), strict=True)
         return rows.merge([self._scores(model, batch.select(own)) for model, own in pairs])
 
     def _scores(self, model: nn.Module, own: Batch) -> Float[Tensor, "rows tasks"]:
-        alone = self.training and not torch.compiler.is_compiling() and own.size < 2
-        if not alone:
+        if not self.training or own.size > 1:
             return model(own)
         model.eval()
         logits = model(own)

@@ -29,7 +29,7 @@ from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.mlp import ActivationName, activation_builder
 from rankloom.layers.partitioned_norm import PartitionedNorm
 from rankloom.layers.scenarios import ScenarioEmbedding, ScenarioRows, num_known, scenario_of
-from rankloom.layers.star_linear import StarLinear
+from rankloom.layers.star_linear import StarLinear, activate_together
 from rankloom.scenario.heads import Tower
 from rankloom.schema import Schema
 
@@ -99,7 +99,7 @@ class _Star(nn.Module):
     ) -> Sequence[Float[Tensor, "rows tasks"]]:
         # The last layer gives logits: neither norm nor activation follows it.
         for layer, activate in zip(self.layers, self.activations, strict=False):
-            parts = [activate(x) for x in layer(parts)]
+            parts = activate_together(activate, layer(parts))
         return self.layers[-1](parts)
 
 

@@ -43,7 +43,7 @@ class ScenarioWeights:
                 f"the scenarios are {', '.join(schema.scenarios)}"
             )
         values = [weights.get(name, 1.0) for name in schema.scenarios]
-        if not any(values[1:]):  # the first is the unknown one, which training data do not have
+        if not any(values[1:]):  # rows of no scenario, the first, are not worth training on alone
             raise ValueError("training.scenario_weights: one must be above 0; all scenarios have 0")
         self._weights = torch.tensor(values, dtype=torch.float32)  # [scenarios]
 

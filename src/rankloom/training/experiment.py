@@ -18,6 +18,7 @@ from torch import nn
 from rankloom.config import to_toml
 from rankloom.data.store import Dataset
 from rankloom.data.switch_off import SwitchOff
+from rankloom.evaluation.by_scenario import split_summary
 from rankloom.evaluation.cost import measure_cost
 from rankloom.evaluation.protocol import EvaluationConfig, evaluate
 from rankloom.runs.atomic import replacing
@@ -209,12 +210,12 @@ def _fit(
     progress: Callable[[Progress], None] | None,
 ) -> TrainingResult:
     """Run the loop with validation on the `valid` split."""
-    monitored = recipe.training.monitor
+    monitored, over_scenarios = split_summary(recipe.training.monitor)
     names = dict.fromkeys([*recipe.evaluation.metrics, monitored.partition("/")[0]])
     wanted = EvaluationConfig(
         **recipe.evaluation.model_dump(exclude={"metrics", "per_scenario"}),
         metrics=tuple(names),
-        per_scenario=False,
+        per_scenario=bool(over_scenarios),
     )
 
     def validate(current: nn.Module) -> dict[str, float]:

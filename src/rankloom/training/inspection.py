@@ -14,6 +14,7 @@ from torch import Tensor
 
 from rankloom.batch import Batch
 from rankloom.data.store import StoredSplit
+from rankloom.data.switch_off import SwitchOff
 from rankloom.evaluation.depth import StackDepth
 from rankloom.evaluation.depth_hooks import connected_stacks, measure_depth
 from rankloom.evaluation.frequency import compare_by_frequency, row_frequency, training_counts
@@ -168,7 +169,7 @@ def _spectra(
             for path, part in run.model.named_modules()
             if any(path in found for found in chosen.values())
         }
-        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        batches = _spread(run, split, rows)
         inputs = layer_inputs(run.model, together, batches, device=run.device)
         received |= {p for p, found in chosen.items() if found.keys() & inputs.keys()}
         while inputs:  # one at a time, each let go once it is measured
@@ -186,14 +187,14 @@ def _stacks(runs: dict[str, Run], split: StoredSplit, rows: int) -> Iterator[Sta
     if not split.rows:
         return
     for label, run in runs.items():
-        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        batches = _spread(run, split, rows)
         yield from measure_depth(run.model, batches, run=label, device=run.device)
 
 
 def _loops(runs: dict[str, Run], split: StoredSplit, rows: int) -> list[LoopFindings]:
     return [
         measure_loops(
-            run.model, _spread(split, rows, LOOP_BATCH_SIZE), run=label, device=run.device
+            run.model, _spread(run, split, rows, LOOP_BATCH_SIZE), run=label, device=run.device
         )
         for label, run in runs.items()
         if split.rows
@@ -202,7 +203,7 @@ def _loops(runs: dict[str, Run], split: StoredSplit, rows: int) -> list[LoopFind
 
 def _generated(runs: dict[str, Run], split: StoredSplit, rows: int) -> Iterator[GeneratedWeights]:
     for label, run in runs.items():
-        batches = _spread(split, rows, run.recipe.training.evaluation_batch_size)
+        batches = _spread(run, split, rows)
         names = split.schema.scenarios[1:]
         yield from generated_similarity(run.model, batches, names, run=label, device=run.device)
 
@@ -211,8 +212,7 @@ def _landscapes(
     runs: dict[str, Run], split: StoredSplit, rows: int, config: LandscapeConfig
 ) -> Iterator[Landscape]:
     for label, run in runs.items():
-        batch_size = run.recipe.training.evaluation_batch_size
-        batches = list(_spread(split, rows, batch_size))
+        batches = list(_spread(run, split, rows))
         try:
             yield loss_landscape(run.model, batches, config, run=label, device=run.device)
         except ValueError as error:
@@ -226,14 +226,21 @@ def _measured(path: str, inputs: dict[str, Tensor]) -> list[Spectrum]:
         raise ValueError(f"layer {path}: {error}") from None
 
 
-def _spread(split: StoredSplit, rows: int, batch_size: int) -> Iterator[Batch]:
-    """At most `rows` rows, evenly spread over the split, in batches that differ by one row."""
+def _spread(
+    run: Run, split: StoredSplit, rows: int, batch_size: int | None = None
+) -> Iterator[Batch]:
+    """At most `rows` rows, evenly spread over the split, as the run's recipe evaluates them.
+
+    Batches differ by one row and have at most `batch_size` rows; None: the recipe's.
+    """
     count = min(rows, split.rows)
     if not count:
         return
+    most = run.recipe.training.evaluation_batch_size if batch_size is None else batch_size
+    switch_off = SwitchOff(split.schema, run.recipe.evaluation.switched_off)
     chosen = torch.arange(count) * split.rows // count
-    for part in chosen.tensor_split(-(-count // batch_size)):
-        yield split.gather_ascending(part)
+    for part in chosen.tensor_split(-(-count // most)):
+        yield switch_off(split.gather_ascending(part))
 
 
 def _gains(runs: dict[str, Run], split: StoredSplit, frequency: str) -> Iterator[FrequencyGain]:

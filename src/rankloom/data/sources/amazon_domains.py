@@ -94,6 +94,10 @@ def _from_parquet(files: Files, into: Path) -> None:
         try:
             reviews = reviews_in_order(sequences, items)
             users = _users(sequences)
+            # What is counted on from a domain to the next would meet the last of the one before.
+            for column, numbers in (("user_id", users), ("item_id", items)):
+                if (least := numbers.select(pl.min(column)).item()) < 1:
+                    raise ValueError(f"{column} must count from 1; got {least}")
         except ValueError as error:
             raise ValueError(f"{source.name}: {error}") from None
         all_reviews.append(
