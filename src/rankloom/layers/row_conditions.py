@@ -9,8 +9,9 @@ computed:
 - `SingleRows`: every row has a condition of its own: matrices for some rows at a time.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Protocol
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from rankloom.batch import Batch
 from rankloom.layers.chunked import in_chunks
+from rankloom.layers.grouped_product import grouped_product
 from rankloom.layers.scenarios import ScenarioRows, choose, scenario_of
 
 Rows = Float[Tensor, "batch *tokens in_features"]
@@ -68,15 +70,21 @@ class GroupedRows:
         """As `RowConditions` says; matrices of the conditions that occur are made once."""
         if len(self.present) < generated.shape[0]:
             generated = torch.stack([generated[index] for index in self.present])
-        return self._each(x, matrices(generated).unbind())
+        return _each(x, matrices(generated), self.sizes)
 
     def fixed_product(self, x: Rows, matrices: Float[Tensor, "conditions out in"]) -> Tensor:
         """The same with the matrices of all conditions at hand."""
-        return self._each(x, [matrices[index] for index in self.present])
+        sizes = [0] * matrices.shape[0]
+        for condition, size in zip(self.present, self.sizes, strict=True):
+            sizes[condition] = size
+        return _each(x, matrices, sizes)
 
-    def _each(self, x: Rows, matrices: Iterable[Tensor]) -> Tensor:
-        parts = zip(torch.split(x, self.sizes), matrices, strict=True)
-        return torch.cat([functional.linear(part, matrix) for part, matrix in parts])
+
+def _each(x: Rows, matrices: Float[Tensor, "conditions out in"], sizes: list[int]) -> Tensor:
+    """Rows, or tokens of rows, that lie together by condition, times the conditions' matrices."""
+    tokens = prod(x.shape[1:-1])
+    flat = grouped_product(x.flatten(0, -2), matrices, [size * tokens for size in sizes])
+    return torch.unflatten(flat, 0, x.shape[:-1])
 
 
 @dataclass(frozen=True)

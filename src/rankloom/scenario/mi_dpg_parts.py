@@ -219,8 +219,12 @@ class InfoNCEBound(nn.Module):
         super().__init__()
         self.of_condition = linear(width, sum(sizes), bias=False)
         self.num_scenarios = num_scenarios
-        self.sizes = list(sizes)
         self.temperature = temperature
+        # [numbers, layers]: which layer a number belongs to, for sums over every layer at once.
+        layer = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        layers = functional.one_hot(layer, len(sizes)).float()
+        self.register_buffer("layers", layers, persistent=False)
+        self.layers: Tensor
 
     def forward(
         self,
@@ -237,16 +241,14 @@ class InfoNCEBound(nn.Module):
         first = first.clamp(max=count - 1)
         f = self._units(self.of_condition(vectors.index_select(0, first)))
         g = self._units(generated.index_select(0, first))
-        scores = f @ g.T / (len(self.sizes) * self.temperature)  # [scenarios, scenarios]
+        scores = f @ g.T / (self.layers.shape[1] * self.temperature)  # [scenarios, scenarios]
         scores = scores.masked_fill(absent, torch.finfo(scores.dtype).min)
         each = -scores.log_softmax(1).diagonal()
         return each.masked_fill(absent, 0.0).sum() / (~absent).sum().clamp(min=1)
 
     def _units(self, x: Float[Tensor, "scenarios numbers"]) -> Float[Tensor, "scenarios numbers"]:
         """Every layer's numbers at length one."""
-        return torch.cat([_unit(part) for part in torch.split(x, self.sizes, 1)], 1)
-
-
-def _unit(x: Float[Tensor, "rows dim"]) -> Float[Tensor, "rows dim"]:
-    x = x.float()
-    return x * torch.rsqrt(x.square().sum(1, keepdim=True) + LENGTH_EPS)
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float()
+            squares = x.square() @ self.layers  # [scenarios, layers]
+            return x * (torch.rsqrt(squares + LENGTH_EPS) @ self.layers.T)
