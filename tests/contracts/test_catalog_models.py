@@ -1141,6 +1141,10 @@ def test_row_gradients_equal_dense_gradients(case: Case, schema: Schema) -> None
         torch.testing.assert_close(rows[name], plain[name], rtol=1e-4, atol=1e-6)
 
 
+COURSES = {"loopctr": (0.01, 100), "stackctr": (0.01, 100)}
+"""Learning rate and steps of models that a rate of 0.03 throws off with one seed in three."""
+
+
 @every_model
 def test_learns_a_planted_signal(case: Case) -> None:
     """The label is a noisy function of one id; any ranker finds it."""
@@ -1148,9 +1152,10 @@ def test_learns_a_planted_signal(case: Case) -> None:
     batch = random_batch(schema, 512, seed=5)
     labels = (batch.categorical[:, :1] % 2).float().expand(-1, schema.num_tasks)
     model = case.build(schema)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.03)
+    learning_rate, steps = COURSES.get(case.name, (0.03, 60))
+    optimizer = torch.optim.Adam(model.parameters(), lr=learning_rate)
     losses = []
-    for _ in range(60):
+    for _ in range(steps):
         loss = functional.binary_cross_entropy_with_logits(model.train()(batch), labels)
         optimizer.zero_grad()
         loss.backward()
