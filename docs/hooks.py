@@ -101,6 +101,15 @@ def leaderboard(path: str) -> str:
     return "\n".join(lines).replace("\\<", "&lt;")  # an escape that Python-Markdown does not know
 
 
+def tuning_table(path: str) -> str:
+    """What a search found for every recipe, from a saved `tune.json`."""
+    from rankloom.report.tuning import overview
+    from rankloom.training.trials import TuneResult
+
+    text = (ROOT / path).read_text(encoding="utf-8")
+    return overview(TuneResult.model_validate_json(text))
+
+
 def depth_tables(path: str) -> str:
     """The tables of a saved `depths.json`."""
     from rankloom.evaluation.depth_figures import read_depths
@@ -192,4 +201,5 @@ GENERATORS = {
     "zoo": zoo_table,
     "leaderboard": leaderboard,
     "speed": speed_tables,
+    "tuning": tuning_table,
 }

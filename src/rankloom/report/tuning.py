@@ -81,10 +81,15 @@ def to_markdown(result: TuneResult, *, command: str = "") -> str:
     ]
     if command:
         parts.append(f"```text\n{command}\n```")
-    parts.append(_table([OVERVIEW, *(_overview(search) for search in result.searches)]))
+    parts.append(overview(result))
     for search in result.searches:
         parts += [f"## {search.recipe}", _sentence(search), _table(_rows(search))]
     return "\n\n".join(parts) + "\n"
+
+
+def overview(result: TuneResult) -> str:
+    """One row per recipe, as a Markdown table."""
+    return _table([OVERVIEW, *(_overview(search) for search in result.searches)])
 
 
 def terminal(result: TuneResult) -> RichTable:
