@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from rankloom.data import loader as loader_module
 from rankloom.data.assemble import Assembler
-from rankloom.data.balanced import ScenarioRows
+from rankloom.data.balanced import BalancedRows
 from rankloom.data.columns import Columns
 from rankloom.data.loader import Loader
 from rankloom.data.shards import to_stored_batch
@@ -25,7 +25,7 @@ def scenarios_of(counts: list[int], seed: int = 0) -> torch.Tensor:
     return column[order]
 
 
-def epoch_rows(rows: ScenarioRows, seed: int, epoch: int) -> torch.Tensor:
+def epoch_rows(rows: BalancedRows, seed: int, epoch: int) -> torch.Tensor:
     order = rows.draw(seed, epoch)
     return order.select(0, order.rows)
 
@@ -44,7 +44,7 @@ def epoch_rows(rows: ScenarioRows, seed: int, epoch: int) -> torch.Tensor:
 )
 def test_draws_worked_by_hand(counts: list[int], power: float, draws: list[int]) -> None:
     scenarios = scenarios_of(counts)
-    rows = ScenarioRows(scenarios, power)
+    rows = BalancedRows(scenarios, power)
     assert rows.draws.tolist() == draws
     for epoch in range(3):
         seen = scenarios[epoch_rows(rows, 1, epoch)]
@@ -63,9 +63,9 @@ def test_each_scenario_passes_through_its_rows_over_epochs(
     if not sum(counts):
         return
     scenarios = scenarios_of(counts, seed)
-    rows = ScenarioRows(scenarios, power)
+    rows = BalancedRows(scenarios, power)
     # Any epoch alone, from the last to the first: nothing is carried over.
-    epochs = [epoch_rows(ScenarioRows(scenarios, power), seed, epoch) for epoch in range(4)]
+    epochs = [epoch_rows(BalancedRows(scenarios, power), seed, epoch) for epoch in range(4)]
     for epoch in (3, 0, 2):
         assert torch.equal(epoch_rows(rows, seed, epoch), epochs[epoch])
     visited = torch.cat(epochs)
@@ -81,7 +81,7 @@ def test_each_scenario_passes_through_its_rows_over_epochs(
 
 def test_passes_differ_and_scenarios_are_mixed() -> None:
     scenarios = scenarios_of([40, 8])
-    rows = ScenarioRows(scenarios, 0.0)
+    rows = BalancedRows(scenarios, 0.0)
     first = epoch_rows(rows, 0, 0)
     small = first[scenarios[first] == 1].tolist()
     passes = [tuple(small[start : start + 8]) for start in range(0, 24, 8)]
@@ -96,7 +96,7 @@ def test_passes_differ_and_scenarios_are_mixed() -> None:
 def test_scenarios_of_one_size_have_orders_of_their_own(counts: list[int]) -> None:
     """Whole passes in the first case, passes that the epoch cuts in the second."""
     rows = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
-    drawn = epoch_rows(ScenarioRows(rows, 0.0), 0, 0)
+    drawn = epoch_rows(BalancedRows(rows, 0.0), 0, 0)
     first = drawn[drawn < 30]
     second = drawn[(drawn >= 30) & (drawn < 60)] - 30
     assert len(first) == len(second) > 20
@@ -106,7 +106,7 @@ def test_scenarios_of_one_size_have_orders_of_their_own(counts: list[int]) -> No
 def test_a_pass_is_uniform() -> None:
     """Row 0 of a scenario of 4 comes first in about a quarter of its passes: 1000 of them."""
     scenarios = torch.cat([torch.zeros(4, dtype=torch.int32), torch.ones(4000, dtype=torch.int32)])
-    drawn = epoch_rows(ScenarioRows(scenarios, 0.0), 3, 0)
+    drawn = epoch_rows(BalancedRows(scenarios, 0.0), 3, 0)
     passes = drawn[drawn < 4][:2000].reshape(-1, 4)
     places = (passes == 0).nonzero()[:, 1].bincount(minlength=4)
     assert all(abs(count - 125) < 50 for count in places.tolist())
@@ -114,9 +114,9 @@ def test_a_pass_is_uniform() -> None:
 
 def test_bad_settings() -> None:
     with pytest.raises(ValueError, match="scenario_power must be 0 to 1; got -0.1"):
-        ScenarioRows(scenarios_of([2, 2]), -0.1)
+        BalancedRows(scenarios_of([2, 2]), -0.1)
     with pytest.raises(ValueError, match="needs rows"):
-        ScenarioRows(torch.zeros(0, dtype=torch.int32), 0.0)
+        BalancedRows(torch.zeros(0, dtype=torch.int32), 0.0)
 
 
 SCHEMA = Schema(
@@ -163,7 +163,7 @@ def test_the_loader_cuts_the_draws_into_batches() -> None:
     assert (loader.order, loader.rows, len(loader)) == ("balanced", 103, 11)
     batches = numbers(loader)
     assert [len(batch) for batch in batches] == [10] * 10 + [3]
-    drawn = epoch_rows(ScenarioRows(split.scenarios(), 0.0), 5, 2).tolist()
+    drawn = epoch_rows(BalancedRows(split.scenarios(), 0.0), 5, 2).tolist()
     assert batches == [sorted(drawn[start : start + 10]) for start in range(0, 103, 10)]
     scenarios = torch.cat([batch.scenario for batch in loader if batch.scenario is not None])
     assert scenarios.bincount().tolist() == [0, 52, 51]

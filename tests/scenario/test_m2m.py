@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from rankloom.config import parse_config
 from rankloom.data.examples import example_schema, random_batch
-from rankloom.scenario.m2m import M2M, GeneratedLinear, M2MConfig, MetaAttention
+from rankloom.scenario.m2m import M2M, M2MConfig, MetaAttention, MetaLinear
 
 SCHEMA = example_schema(num_tasks=2, num_scenarios=4)
 SMALL = {
@@ -85,7 +85,7 @@ def test_row_by_row() -> None:
 
 def test_generated_weights_start_as_those_of_a_plain_layer() -> None:
     torch.manual_seed(0)
-    layer = GeneratedLinear(16, 300, 200)
+    layer = MetaLinear(16, 300, 200)
     (first, _), (second, _) = layer(torch.stack([torch.zeros(16), torch.randn(16)]))
     std = (2 / 500) ** 0.5
     assert first.shape == (200, 300)

@@ -42,7 +42,7 @@ class BalancedShuffle:
         return BalancedShuffle(self._draws.to(device), 0, 1)
 
 
-class ScenarioRows:
+class BalancedRows:
     """The rows of a split by scenario, and how many of each an epoch draws.
 
     Memory: 8 bytes per row, and about 40 while an epoch is drawn, of which 8 stay through the

@@ -19,7 +19,7 @@ from typing import Literal
 import torch
 
 from rankloom.batch import Batch
-from rankloom.data.balanced import BalancedShuffle, ScenarioRows
+from rankloom.data.balanced import BalancedRows, BalancedShuffle
 from rankloom.data.order import BlockShuffle, FullShuffle, Order, StoredOrder
 from rankloom.data.prefetch import prefetch
 from rankloom.data.store import StoredSplit
@@ -98,10 +98,10 @@ class Loader:
         self.batch_size = batch_size
         self.order = "stored" if not shuffle else order if order != "auto" else _choose(split)
         self._asked_order: str = order
-        self._scenarios: ScenarioRows | None = None
+        self._scenarios: BalancedRows | None = None
         if scenario_power is not None:
             _check_balanced(split, shuffle, order)
-            self._scenarios = ScenarioRows(split.scenarios(), scenario_power)
+            self._scenarios = BalancedRows(split.scenarios(), scenario_power)
             self.order = self._asked_order = "balanced"
         self._seed, self._rank, self._world_size = seed, rank, world_size
         self._rank_rows = StoredOrder(split.rows, rank, world_size).rows

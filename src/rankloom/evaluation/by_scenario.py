@@ -21,7 +21,7 @@ SUMMARIES = ("macro", "by_rows", "worst", "scenarios")
 
 
 @dataclass(frozen=True)
-class ScenarioRows:
+class ReportedScenario:
     """The rows of one scenario, or of the pooled tail."""
 
     name: str
@@ -37,7 +37,7 @@ def rows_by_scenario(
     names: Sequence[str],
     positive: NDArray[np.bool_],
     least_positives: int = 0,
-) -> list[ScenarioRows]:
+) -> list[ReportedScenario]:
     """Rows of every scenario that has some, in the order of their indices; the tail stands last.
 
     A scenario stands on its own when every task has `least_positives` positives there: of a click
@@ -62,13 +62,13 @@ def rows_by_scenario(
     order = np.argsort(scenario, kind="stable")
     parts = np.split(order, np.searchsorted(scenario[order], np.arange(1, len(names))))
     kept = [
-        ScenarioRows(name, rows)
+        ReportedScenario(name, rows)
         for name, rows, pooled in zip(names, parts, few, strict=True)
         if len(rows) and not pooled
     ]
     tail = [rows for rows, pooled in zip(parts, few, strict=True) if len(rows) and pooled]
     if tail:
-        kept.append(ScenarioRows(POOLED, np.sort(np.concatenate(tail)), len(tail)))
+        kept.append(ReportedScenario(POOLED, np.sort(np.concatenate(tail)), len(tail)))
     return kept
 
 

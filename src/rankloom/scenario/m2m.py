@@ -61,7 +61,7 @@ class M2MConfig(Config):
     """Network of every task over the meta tower."""
 
 
-class GeneratedLinear(nn.Module):
+class MetaLinear(nn.Module):
     """The weights of a linear layer as a linear function of a condition.
 
     Args:
@@ -101,7 +101,7 @@ class MetaAttention(nn.Module):
 
     def __init__(self, condition_dim: int, dim: int) -> None:
         super().__init__()
-        self.layer = GeneratedLinear(condition_dim, 2 * dim, 2 * dim)
+        self.layer = MetaLinear(condition_dim, 2 * dim, 2 * dim)
         self.score = linear(2 * dim, 1, bias=False)
 
     def forward(
@@ -147,9 +147,7 @@ class MetaTower(nn.Module):
 
     def __init__(self, num_layers: int, condition_dim: int, dim: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            GeneratedLinear(condition_dim, dim, dim) for _ in range(num_layers)
-        )
+        self.layers = nn.ModuleList(MetaLinear(condition_dim, dim, dim) for _ in range(num_layers))
 
     def forward(
         self,
