@@ -1,0 +1,1 @@
+"""Models that write the semantic id of the next item."""

@@ -1,0 +1,1 @@
+"""Sequential models that score every item."""
