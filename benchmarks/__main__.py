@@ -11,9 +11,11 @@ from benchmarks import (
     onetrans_cache,
     parts,
     preparation,
+    retrieval,
     scenario,
     shapes,
     speed,
+    tokenizing,
     zoo,
 )
 
@@ -29,6 +31,8 @@ WHAT = (
     "experts",
     "loopctr",
     "scenario",
+    "decoding",
+    "tokenizing",
 )
 
 
@@ -72,6 +76,17 @@ def main() -> None:
     if "scenario" in what:
         scenario.run(
             arguments.out / "scenario.json", rounds=arguments.rounds, threads=arguments.threads
+        )
+    if "decoding" in what:
+        retrieval.run(
+            arguments.out / "decoding.json", rounds=arguments.rounds, threads=arguments.threads
+        )
+    if "tokenizing" in what:
+        tokenizing.run(
+            arguments.out / "tokenizing.json",
+            arguments.work,
+            rounds=short,
+            threads=arguments.threads,
         )
     if "training" in what:
         speed.run(

@@ -3,6 +3,7 @@
 import statistics
 from typing import Any
 
+from benchmarks import retrieval_tables
 from benchmarks.speed import median_ratio
 
 OURS = ("rankloom", "rankloom bf16 compiled")
@@ -26,6 +27,9 @@ def to_markdown(document: dict[str, Any]) -> str:
         "loopctr": _loopctr,
         "scenario": _scenario,
     }
+    if document["kind"] in retrieval_tables.TABLES:
+        table = retrieval_tables.TABLES[document["kind"]]
+        return "\n".join([*_header(document), *table(document)])
     return tables[document["kind"]](document)
 
 

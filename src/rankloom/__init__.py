@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from rankloom.data.prepare import prepare
     from rankloom.data.store import Dataset
     from rankloom.training.compare import compare
-    from rankloom.training.experiment import train
+    from rankloom.training.recipes import run_recipe as train
     from rankloom.training.recipe import Recipe, load_recipe
     from rankloom.training.run import Run
     from rankloom.training.tune import tune
@@ -37,7 +37,7 @@ _HOMES = {
     "compare": "rankloom.training.compare",
     "load_recipe": "rankloom.training.recipe",
     "prepare": "rankloom.data.prepare",
-    "train": "rankloom.training.experiment",
+    "train": "rankloom.training.recipes",
     "tune": "rankloom.training.tune",
 }
 

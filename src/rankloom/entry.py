@@ -9,8 +9,9 @@ from torch import nn
 from rankloom.config import Config
 from rankloom.schema import Schema
 
-Requirement = Literal["scenario", "funnel"]
-"""What a model may need of its data: a scenario column, or two labels and more in funnel order."""
+Requirement = Literal["scenario", "funnel", "semantic_ids"]
+"""What a model may need of its data: a scenario column, two labels and more in funnel order, or
+semantic ids of the items."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Entry:
     config: type[Config]
     """Its config."""
     build: Callable[..., nn.Module]
-    """Its class, called with (config, schema)."""
+    """Its class, called with (config, schema): a `Schema`, or an `ItemSchema` to retrieve items."""
     requires: tuple[Requirement, ...] = ()
     """What the data must have."""
 

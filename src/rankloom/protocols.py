@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -19,6 +20,17 @@ class Loss:
     """Scalars for the record, detached by whoever stores them."""
 
 
+class TrainingBatch(Protocol):
+    """What the training loop asks of a batch; all else is between the loader and the model."""
+
+    @property
+    def size(self) -> int:
+        """Rows."""
+
+    def to(self, device: torch.device | str, *, non_blocking: bool = False) -> Any:
+        """The batch on another device."""
+
+
 @runtime_checkable
 class Ranker(Protocol):
     """A model that scores rows: logits, never probabilities."""
@@ -31,7 +43,8 @@ class Ranker(Protocol):
 class HasLoss(Protocol):
     """A model with an objective of its own, which the loop calls in place of the logits' loss."""
 
-    def loss(self, batch: Batch) -> Loss:
+    # Any: a ranker takes a Batch, other models batches of their own kind (`TrainingBatch`).
+    def loss(self, batch: Any) -> Loss:
         """The objective on a batch of training rows."""
 
 

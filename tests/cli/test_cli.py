@@ -52,6 +52,29 @@ def test_prepare(small_log: Path, tmp_path: Path) -> None:
     assert "overwrite" in refused.stderr
 
 
+def test_prepare_tells_sequences_by_their_table(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("user,item\na,x\na,y\nb,x\n")
+    spec = tmp_path / "sequences.toml"
+    for table in (
+        '[interactions]\nfiles = "log.csv"\nuser = "user"\nitem = "item"\n',
+        '[sequences]\nfiles = "log.csv"\nuser = "item"\nitems = "user"\n',
+    ):
+        spec.write_text(f'name = "shop"\n{table}')
+        result = invoke("prepare", spec, "--out", tmp_path / "made", "--overwrite")
+        if "[sequences]" in table:
+            assert result.exit_code == 1
+            assert "a user must have one row; 1 have several, such as 'x'" in result.stderr
+        else:
+            assert result.exit_code == 0, result.output
+            assert "made: 2 users, 2 items, 3 interactions in " in result.stdout
+            again = invoke("prepare", spec, "--out", tmp_path / "made", "--overwrite", "--json")
+            summary = json.loads(again.stdout)
+            assert summary["folder"] == str(tmp_path / "made")
+            counts = [summary[name] for name in ("users", "items", "interactions")]
+            assert counts == [2, 2, 3]
+            assert len(summary["data_hash"]) == 16
+
+
 def test_evaluate_and_predict(run: Path, small_log: Path, tmp_path: Path) -> None:
     result = invoke("evaluate", run, "--split", "valid", "--metric", "auc", "--json")
     assert result.exit_code == 0, result.output

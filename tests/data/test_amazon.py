@@ -8,6 +8,7 @@ import pytest
 
 from rankloom.batch import Batch
 from rankloom.data.prepare import prepare
+from rankloom.data.sequences import prepare_sequences
 from rankloom.data.sources import get
 from rankloom.data.store import Dataset
 
@@ -27,7 +28,12 @@ def write_form(folder: Path, sequences: list[list[int]]) -> Path:
     ]
     brands = [f"brand {item % 4}" if item % 4 else None for item in range(1, ITEMS + 1)]
     pl.DataFrame(
-        {"item_id": range(1, ITEMS + 1), "category_path": paths, "brand": brands},
+        {
+            "item_id": range(1, ITEMS + 1),
+            "title": [f"Soap {item}" for item in range(1, ITEMS + 1)],
+            "category_path": paths,
+            "brand": brands,
+        },
         schema_overrides={"item_id": pl.Int32},
     ).write_parquet(folder / "items.parquet")
     return folder
@@ -127,6 +133,49 @@ def test_side_fields_are_those_of_the_target_and_of_every_event(
     assert [field.name for field in schema.categorical] == names
     assert [member.name for member in schema.sequence("history").ids] == names
     assert schema.has_group
+
+
+def test_as_sequences_the_lists_and_the_items_are_those_of_the_form(
+    raw: Path, tmp_path: Path
+) -> None:
+    data = prepare_sequences(raw / "sequences.toml", tmp_path / "made")
+    assert data.name == "amazon-beauty"
+    assert data.catalogue.ids == [str(item) for item in range(1, ITEMS + 1)]
+    assert data.users == [str(user) for user in range(1, USERS + 1)]
+    lists = [data.histories.of(user).tolist() for user in range(USERS)]
+    assert lists == drawn_sequences()
+    assert data.catalogue.titles[4] == "Soap 5"
+    assert data.catalogue.texts[4] == "Soap 5. brand 1. Beauty > Care > leaf 2 Beauty > Bath."
+    assert data.catalogue.texts[39] == "Soap 40. Beauty."
+    assert data.catalogue.attribute_names == ("department", "category", "brand")
+    labels = [
+        [own[number - 1] if number else None for own, number in zip(names, row, strict=True)]
+        for names, row in (
+            (data.catalogue.attribute_labels, data.catalogue.attributes[item].tolist())
+            for item in (4, 39)
+        )
+    ]
+    assert labels == [["Care", "leaf 2", "brand 1"], [None, None, None]]
+
+
+def test_toys_has_no_brands_and_sports_no_titles(tmp_path: Path) -> None:
+    origin = write_form(tmp_path / "from", drawn_sequences())
+    items = pl.read_parquet(origin / "items.parquet")
+    toys = get("amazon-toys", origin=origin, out=tmp_path, verify=False)
+    data = prepare_sequences(toys / "sequences.toml", tmp_path / "toys")
+    assert data.catalogue.texts[4] == "Soap 5. Beauty > Care > leaf 2 Beauty > Bath."
+    assert data.catalogue.attribute_names == ("department", "category")
+    items.select(
+        "item_id",
+        "brand",
+        pl.col("title").str.to_lowercase().alias("keywords"),
+        categories=pl.lit(["Camping", "Tents"], pl.List(pl.String)),
+    ).write_parquet(origin / "items.parquet")
+    sports = get("amazon-sports", origin=origin, out=tmp_path, verify=False)
+    data = prepare_sequences(sports / "sequences.toml", tmp_path / "sports")
+    assert data.catalogue.titles[4] == "soap 5"
+    assert data.catalogue.texts[4] == "soap 5. brand 1. Camping Tents."
+    assert data.catalogue.attribute_labels[:2] == (("Camping",), ("Tents",))
 
 
 def test_an_item_twice_in_one_sequence_is_refused(tmp_path: Path) -> None:

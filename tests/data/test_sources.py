@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from rankloom.cli.data import app
 from rankloom.data.prepare import prepare
+from rankloom.data.sequences import load_sequence_spec, read_sequences
 from rankloom.data.sources import SOURCES, acquire, get, lookup, read_source_manifest
 from rankloom.data.sources.archive import extract
 from rankloom.data.sources.avazu import COLUMNS as AVAZU_COLUMNS
@@ -389,6 +390,12 @@ def test_every_form_is_taken_and_its_schemas_parse(key: str, tmp_path: Path) -> 
     assert {path.name for path in folder.iterdir()} == {*manifest.files, "source.json"}
     assert "schema.toml" in manifest.files
     for path in folder.glob("*.toml"):
+        if path.name == "sequences.toml":
+            spec = load_sequence_spec(path)
+            for read in (spec.interactions, spec.items):
+                assert read is not None
+                assert (folder / str(read.files)).is_file()
+            continue
         schema = load_table_schema(path)
         assert schema.input is not None
         inputs = [schema.input, *(entity.input for entity in schema.entities.values())]
@@ -429,6 +436,25 @@ def test_movielens_1m_orders_ratings_by_time_and_keeps_file_order_in_one_second(
     for table in ("movies", "users"):
         first, second = (pl.read_parquet(folder / f"{table}.parquet") for folder in folders)
         assert first.equals(second)
+
+
+@pytest.mark.parametrize("form", ["grouplens", "parquet"])
+def test_movielens_1m_as_sequences_has_the_films_that_are_rated(form: str, tmp_path: Path) -> None:
+    folder = take(f"movielens-1m {form}", tmp_path)
+    movies = pl.read_parquet(folder / "movies.parquet")
+    unrated = movies[:1].with_columns(item_id=pl.lit(5, pl.Int64))
+    pl.concat([unrated, movies]).write_parquet(folder / "movies.parquet")
+    data = read_sequences(folder / "sequences.toml")
+    ratings = pl.read_parquet(folder / "ratings.parquet").sort("user_id", "order")
+    films = pl.read_parquet(folder / "movies.parquet")["item_id"]
+    rated = set(ratings["item_id"].to_list())
+    assert data.catalogue.ids == [str(film) for film in films if film in rated]
+    assert data.users == [str(user) for user in ratings["user_id"].unique(maintain_order=True)]
+    found = data.catalogue.ids_of(data.histories.items)
+    assert found == [str(film) for film in ratings["item_id"]]
+    assert data.catalogue.texts[0] == "Am\xe9lie. 2001. Comedy Romance."
+    assert data.catalogue.attribute_labels[1] == ("Comedy", "War")
+    assert not (take(f"movielens-1m-age {form}", tmp_path) / "sequences.toml").exists()
 
 
 def test_movielens_1m_has_the_timestamp_schema_only_with_timestamps(tmp_path: Path) -> None:
@@ -993,6 +1019,26 @@ def test_the_published_files_are_taken_with_their_checksums(
         assert lines - (name == "avazu") == rows
     else:
         assert pl.scan_parquet(result / table).select(pl.len()).collect().item() == rows
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "users", "items", "events"),
+    [
+        ("amazon-beauty", 22_363, 12_101, 198_502),
+        ("amazon-toys", 19_412, 11_924, 167_597),
+        ("amazon-sports", 35_598, 18_357, 296_337),
+        ("movielens-1m", 6_040, 3_706, 1_000_209),
+    ],
+)
+def test_the_published_files_as_sequences_have_the_published_counts(
+    name: str, users: int, items: int, events: int, public_data: Path, tmp_path: Path
+) -> None:
+    raw = get(name, origin=public_data / name, out=tmp_path)
+    data = read_sequences(raw / "sequences.toml")
+    counts = (data.histories.num_users, data.catalogue.num_items, data.histories.items.size)
+    assert counts == (users, items, events)
+    assert all(data.catalogue.texts)
 
 
 @pytest.mark.data

@@ -40,10 +40,10 @@ def compare(
     from rankloom.report.tables import terminal
     from rankloom.training.compare import PlannedRun
     from rankloom.training.compare import compare as run_compare
-    from rankloom.training.recipe import load_recipe
+    from rankloom.training.recipes import load_any_recipe
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
-    chosen = [load_recipe(path, overrides) for path in recipes]
+    chosen = [load_any_recipe(path, overrides) for path in recipes]
     beside = None if published is None else read_published(published)
 
     def announce(run: PlannedRun) -> None:

@@ -21,7 +21,7 @@ def show_errors(command: Callable[P, R]) -> Callable[P, R]:
     def wrapped(*args: P.args, **kwargs: P.kwargs) -> R:
         try:
             return command(*args, **kwargs)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, ImportError) as error:  # the last: an extra is missing
             if os.environ.get("RANKLOOM_TRACEBACK"):
                 raise
             typer.echo(f"error: {_sentence(error)}", err=True)

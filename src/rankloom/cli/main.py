@@ -11,9 +11,11 @@ from rankloom.cli import (
     models,
     predict,
     prepare,
+    recommend,
     report,
     scale,
     schema,
+    tokenize,
     train,
     tune,
 )
@@ -28,11 +30,13 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 app.add_typer(schema.app, name="schema")
 app.command("prepare")(show_errors(prepare.prepare))
+app.command("tokenize")(show_errors(tokenize.tokenize))
 app.command("train")(show_errors(train.train))
 app.command("evaluate")(show_errors(evaluate.evaluate))
 app.command("depths")(show_errors(depths.depths))
 app.command("inspect")(show_errors(inspect.inspect))
 app.command("predict")(show_errors(predict.predict))
+app.command("recommend")(show_errors(recommend.recommend))
 app.command("compare")(show_errors(compare.compare))
 app.command("tune")(show_errors(tune.tune))
 app.command("scale")(show_errors(scale.scale))

@@ -22,13 +22,12 @@ def train(
     """Train one recipe. Interrupted, the same command continues where it stopped."""
     from rankloom.cli.console import training_progress
     from rankloom.evaluation.by_scenario import split_summary
-    from rankloom.training.experiment import train as run_train
-    from rankloom.training.recipe import load_recipe
+    from rankloom.training.recipes import load_any_recipe, run_recipe
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
-    chosen = load_recipe(recipe, overrides)
+    chosen = load_any_recipe(recipe, overrides)
     with training_progress() as update:
-        run = run_train(
+        run = run_recipe(
             chosen,
             out=out,
             resume=not fresh,

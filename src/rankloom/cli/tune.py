@@ -36,13 +36,13 @@ def tune(
     from rankloom.cli.console import STDERR, STDOUT, training_progress
     from rankloom.report.texts import number
     from rankloom.report.tuning import terminal, write_json, write_tuning
-    from rankloom.training.recipe import load_recipe
+    from rankloom.training.recipes import load_any_recipe
     from rankloom.training.trials import RESULT_FILE, Trial, TuneResult
     from rankloom.training.tune import PlannedTrial
     from rankloom.training.tune import tune as run_tune
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
-    chosen = [load_recipe(path, overrides) for path in recipes]
+    chosen = [load_any_recipe(path, overrides) for path in recipes]
 
     def name(planned: PlannedTrial) -> str:
         return f"{planned.recipe} trial {planned.trial} of {planned.trials}"

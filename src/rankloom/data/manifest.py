@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
@@ -151,12 +152,14 @@ def read_manifest(folder: Path) -> Manifest:
     return parse_config(Manifest, values, str(path))
 
 
-def verify_files(folder: Path, manifest: Manifest, verify: Literal["size", "hash"]) -> None:
+def verify_files(
+    folder: Path, files: Mapping[str, FileInfo], verify: Literal["size", "hash"]
+) -> None:
     """Compare the folder's files with the manifest.
 
     Args:
         folder: the data set folder.
-        manifest: its manifest.
+        files: what the manifest says of each file.
         verify: `size` compares sizes (no file is read); `hash` reads and hashes every file.
 
     Raises:
@@ -165,7 +168,7 @@ def verify_files(folder: Path, manifest: Manifest, verify: Literal["size", "hash
     """
     if verify not in ("size", "hash"):
         raise ValueError(f"verify must be size or hash; got {verify!r}")
-    for name, info in manifest.files.items():
+    for name, info in files.items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"missing file of the dataset: {path}; prepare again")

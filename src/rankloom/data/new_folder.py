@@ -13,12 +13,13 @@ from pathlib import Path
 from rankloom.data.manifest import MANIFEST_NAME
 
 
-def check_target(target: Path, overwrite: bool) -> None:
+def check_target(target: Path, overwrite: bool, manifest_name: str = MANIFEST_NAME) -> None:
     """Refuse a place that a data set must not be written to.
 
     Args:
         target: where the data set is to lie.
         overwrite: whether it may replace another data set.
+        manifest_name: file by which a data set of the same kind is known.
 
     Raises:
         FileExistsError: there is a file, or a folder that may not be replaced.
@@ -33,10 +34,10 @@ def check_target(target: Path, overwrite: bool) -> None:
         raise FileExistsError(
             f"{target} exists and is not empty; choose another folder or set overwrite"
         )
-    if not (target / MANIFEST_NAME).is_file():
+    if not (target / manifest_name).is_file():
         raise FileExistsError(
-            f"{target} holds something else than a data set, which is never overwritten; choose "
-            "another folder"
+            f"{target} holds something else than a data set of this kind, which is never "
+            "overwritten; choose another folder"
         )
 
 

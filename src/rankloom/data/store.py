@@ -290,7 +290,7 @@ class Dataset:
         """
         path = Path(folder)
         manifest = read_manifest(path)
-        verify_files(path, manifest, verify)
+        verify_files(path, manifest.files, verify)
         return cls(path, manifest)
 
     @property

@@ -20,24 +20,18 @@ import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional
 
 from rankloom.batch import Batch
-from rankloom.layers.dropout import Dropout
-from rankloom.layers.mlp import linear
 from rankloom.layers.relative_bias import (
     PairBias,
     PositionBias,
     TimeGapBias,
     time_gap_buckets,
 )
-from rankloom.layers.tokens.copies import copy_tokens
+from rankloom.layers.silu_attention import SiLUAttention
 from rankloom.ranking.connections import connect
 from rankloom.ranking.token_network import SequenceTokenNetwork
 from rankloom.schema import Schema
-
-EPS = 1e-6
-"""Added to the variance by every norm within a layer."""
 
 
 class HSTUConfig(SequenceTokenNetwork):
@@ -89,62 +83,6 @@ class _TimedSequenceBias(nn.Module):
         return (self.position() + self.gap(gaps)).unsqueeze(1)
 
 
-class _LastTokens(nn.Module):
-    """The tokens from a certain one on."""
-
-    def __init__(self, first: int) -> None:
-        super().__init__()
-        self.first = first
-
-    def forward(
-        self, x: Float[Tensor, "batch tokens dim"]
-    ) -> Float[Tensor, "batch last_tokens dim"]:
-        return copy_tokens(x, self.first, x.shape[1])
-
-
-class _Layer(nn.Module):
-    """One gated attention, of the last `num_queries` tokens to all."""
-
-    def __init__(
-        self, config: HSTUConfig, bias: nn.Module, num_tokens: int, num_queries: int
-    ) -> None:
-        super().__init__()
-        dim, width = config.dim, config.num_heads * config.head_dim
-        self.first_query = num_tokens - num_queries
-        self.queries = _LastTokens(self.first_query) if self.first_query else nn.Identity()
-        self.num_heads = config.num_heads
-        self.norm = (
-            nn.LayerNorm(dim, eps=EPS, elementwise_affine=False)
-            if config.connection.pre_norm
-            else nn.Identity()
-        )
-        self.asking = _projection(dim, 2 * width)
-        """Gates U and queries Q."""
-        self.asked = _projection(dim, 2 * width)
-        """Keys K and values V."""
-        self.bias = bias
-        self.attended_norm = nn.LayerNorm(width, eps=EPS, elementwise_affine=False)
-        self.dropout = Dropout(config.dropout)
-        self.out = linear(width, dim)
-
-    def forward(
-        self,
-        x: Float[Tensor, "batch tokens dim"],
-        visible: Float[Tensor, "*batch_and_head tokens tokens"],
-        gaps: Int[Tensor, "batch tokens tokens"] | None,
-    ) -> Float[Tensor, "batch last_tokens dim"]:
-        x = self.norm(x)
-        gates, q = functional.silu(self.asking(self.queries(x))).chunk(2, dim=-1)
-        k, v = functional.silu(self.asked(x)).chunk(2, dim=-1)
-        q, k, v = (torch.unflatten(p, -1, (self.num_heads, -1)).transpose(1, 2) for p in (q, k, v))
-        # From here on the tokens axis of a table's rows is that of the queries.
-        bias, visible = (table[..., self.first_query :, :] for table in (self.bias(gaps), visible))
-        scores = q @ k.transpose(-1, -2) + bias  # [batch, heads, queries, tokens]
-        attended = (functional.silu(scores) * visible) @ v  # [batch, heads, queries, head_dim]
-        attended = self.attended_norm(attended.transpose(1, 2).flatten(2))
-        return self.out(self.dropout(gates * attended))
-
-
 class HSTU(nn.Module):
     """Sequential transduction layers over events and fields, then the pooled fields."""
 
@@ -171,7 +109,20 @@ class HSTU(nn.Module):
         # Nobody reads the events after the last layer.
         queries = [*(config.num_layers - 1) * [num_tokens], num_fields]
         # DIFF: the paper scores every event; here the fields are scored.
-        layers = [[_Layer(config, bias(), num_tokens, count)] for count in queries]
+        layers = [
+            [
+                SiLUAttention(
+                    config.dim,
+                    config.num_heads,
+                    config.head_dim,
+                    bias(),
+                    dropout=config.dropout,
+                    pre_norm=config.connection.pre_norm,
+                    first_query=num_tokens - count,
+                )
+            ]
+            for count in queries
+        ]
         self.stack = connect(layers, config.connection, config.dim)
         self.head = config.build_head(self.stack.out_dim, num_fields, schema.num_tasks)
 
@@ -185,9 +136,3 @@ class HSTU(nn.Module):
         if tokens.time is not None:
             gaps = time_gap_buckets(tokens.time, self.num_time_buckets)
         return self.head(self.stack(tokens.x, visible, gaps))
-
-
-def _projection(in_dim: int, out_dim: int) -> nn.Linear:
-    layer = nn.Linear(in_dim, out_dim, bias=False)
-    nn.init.normal_(layer.weight, std=0.02)
-    return layer

@@ -22,9 +22,14 @@ HIGHER_IS_BETTER = {
     "brier": False,
     "expected_calibration_error": False,
     "brier_score": False,
+    "recall": True,
+    "ndcg": True,
+    "mrr": True,
+    "recall_id": True,
+    "invalid_rate": False,
 }
 """Direction of the metrics that have one, in the order of the table's columns; a calibration ratio
-has none, being best at 1."""
+has none, being best at 1. A metric at a rank, such as `recall@10`, has that of its kind."""
 
 
 class Published(Config):
@@ -85,9 +90,9 @@ class Row(Config):
 
 
 def higher_is_better(metric: str) -> bool | None:
-    """Direction of a metric (`auc`, `auc_macro`, or `auc/click` of a task); None without one."""
+    """Direction of a metric (`auc`, `auc_macro`, `auc/click`, `recall@10`); None without one."""
     base, ending = split_summary(metric)
-    return None if ending == "scenarios" else HIGHER_IS_BETTER.get(base.partition("/")[0])
+    return None if ending == "scenarios" else HIGHER_IS_BETTER.get(_kind(base)[0])
 
 
 def rank(row: Row, metric: str) -> tuple[bool, float]:
@@ -201,9 +206,15 @@ def metric_columns(records: Sequence[Record], split: str) -> tuple[str, ...]:
     found = {name for name in held if not split_summary(name)[1]}
     known = list(HIGHER_IS_BETTER)
 
-    def order(name: str) -> tuple[int, str]:
-        base = name.partition("/")[0]
-        return (known.index(base) if base in known else len(known)), name
+    def order(name: str) -> tuple[int, int, str]:
+        kind, rank = _kind(name)
+        return (known.index(kind) if kind in known else len(known)), rank, name
 
     overall = [name for name in found if "/" not in name]
     return tuple(sorted(overall or found, key=order))
+
+
+def _kind(metric: str) -> tuple[str, int]:
+    """A metric without its task and rank, and the rank: `recall@10` is recall, 10."""
+    kind, _, rank = metric.partition("/")[0].partition("@")
+    return kind, int(rank) if rank.isdecimal() else 0

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from rankloom.retrieval.semantic_ids import SemanticIds
@@ -23,3 +23,5 @@ class ItemSchema:
     code_vectors: Float[Tensor, "tokens dim"] | None = None
     """float32 vector of each token of the ids (special tokens: zeros), where the tokenizer has
     them."""
+    attributes: Int[Tensor, "items fields"] | None = None
+    """int64 side fields such as category and brand, as numbers from 1; 0: missing."""

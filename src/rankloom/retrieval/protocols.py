@@ -59,8 +59,9 @@ class Assignment:
 class Tokenizer(Protocol):
     """Turns item vectors into codes. An nn.Module whose state_dict is all it has learned."""
 
-    level_sizes: tuple[int, ...]
-    """Codes of each level."""
+    @property
+    def level_sizes(self) -> tuple[int, ...]:
+        """Codes of each level."""
 
     def assign(self, vectors: Float[Tensor, "items width"]) -> Assignment:
         """Codes of vectors, also of items it was not fitted on; in blocks, memory bounded."""
@@ -121,6 +122,26 @@ class ItemScorer(Protocol):
         """Scores, higher is better; column i is of item number i + 1. A history may be empty."""
 
 
+@runtime_checkable
+class FittedScorer(ItemScorer, Protocol):
+    """A scorer that is counted in one go, without the training loop."""
+
+    def fit(self, histories: Histories) -> None:
+        """Count the training part of the sequences."""
+
+
+@runtime_checkable
+class HistoryLearner(Protocol):
+    """A model that the training loop trains on histories."""
+
+    training_rows: Literal["users", "prefixes"]
+    """Whether a training row is a whole sequence with a target at each position, or one prefix with
+    one target, at its last position."""
+
+    def loss(self, batch: HistoryBatch) -> Loss:
+        """The objective on some training rows."""
+
+
 State = Any
 """What a generator keeps between two steps of decoding; `decoding` only hands it back."""
 
@@ -144,7 +165,8 @@ class Generator(Protocol):
     ) -> tuple[Float[Tensor, "batch beams dim"], State]:
         """One step: each new beam continues beam `parents` of the step before with a token.
 
-        Padding may be fed (a finished beam); its result is not used.
+        Padding may be fed (a finished beam); its result is not used. The given state stays as it
+        is: exact scoring continues it more than once.
         """
 
     def logits(self, hidden: Float[Tensor, "... dim"]) -> Float[Tensor, "... vocabulary"]:

@@ -23,7 +23,7 @@ from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
 from rankloom.config import Config, parse_config, read_json_values
-from rankloom.retrieval.merges import apply_merges
+from rankloom.retrieval.merged_tokens import apply_merges
 
 IntArray = npt.NDArray[np.int32]
 

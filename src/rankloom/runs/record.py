@@ -66,7 +66,11 @@ class DatasetFacts(Config):
     data_hash: str
     """Hash of its content; equal hashes mean equal rows, encoded equally."""
     rows: dict[str, int]
-    """Rows of each split."""
+    """Rows of each split; of sequences the users, in valid and test those with a held-out item."""
+    items: int = 0
+    """Items of the catalogue, where the data are sequences of items."""
+    interactions: int = 0
+    """Items of all sequences together."""
     categorical: int = 0
     """Categorical fields."""
     numeric: int = 0

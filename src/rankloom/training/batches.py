@@ -16,7 +16,9 @@ from rankloom.data.store import StoredSplit
 from rankloom.data.switch_off import FieldDropout
 from rankloom.schema import Schema
 from rankloom.training.config import TrainingConfig
+from rankloom.training.history_batches import HistoryBatches
 from rankloom.training.resume import BatchSource
+from rankloom.training.vector_batches import VectorBatches
 
 
 class ScenarioWeights:
@@ -147,6 +149,10 @@ def check_settings(schema: Schema, config: TrainingConfig) -> None:
     FieldDropout(schema, config.field_dropout, seed=0)
 
 
+ROW_SETTINGS = ("sampling", "scenario_weights", "field_dropout")
+"""Settings that change the rows of a table."""
+
+
 def check_applied(loader: BatchSource, config: TrainingConfig) -> None:
     """Check that a loader does what the config says of rows, which the loop does not do.
 
@@ -154,12 +160,28 @@ def check_applied(loader: BatchSource, config: TrainingConfig) -> None:
         ValueError: the config has settings that only `TrainingBatches` follows, or the loader
             has others.
     """
+    if isinstance(loader, HistoryBatches | VectorBatches):
+        _check_without_table(config)
     followed = loader.config if isinstance(loader, TrainingBatches) else TrainingConfig()
-    settings = ("sampling", "scenario_weights", "field_dropout")
-    if any(getattr(followed, name) != getattr(config, name) for name in settings):
+    if any(getattr(followed, name) != getattr(config, name) for name in ROW_SETTINGS):
         raise ValueError(
             "sampling, scenario_weights and field_dropout change the batches; give the loop "
             "rankloom.training.batches.TrainingBatches of this config, or leave them out"
+        )
+
+
+def _check_without_table(config: TrainingConfig) -> None:
+    """Sequences and item vectors have no scenarios and no fields, and no two batches one shape."""
+    default = TrainingConfig()
+    changed = [
+        f"training.{name}"
+        for name in (*ROW_SETTINGS, "compile")
+        if getattr(config, name) != getattr(default, name)
+    ]
+    if changed:
+        raise ValueError(
+            f"{', '.join(changed)}: for models of rows of a table only, not for item sequences or "
+            "item vectors; leave it out"
         )
 
 

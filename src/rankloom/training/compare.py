@@ -4,19 +4,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rankloom.data.store import Dataset
 from rankloom.runs.record import StoredRun, recipe_hash
 from rankloom.training.course import Progress
-from rankloom.training.experiment import find_run
 from rankloom.training.jobs import Job, Outcome, run_jobs
-from rankloom.training.recipe import Recipe, load_recipe
+from rankloom.training.recipes import AnyRecipe, load_any_recipe, open_data
+from rankloom.training.run_folders import find_run
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a comparison."""
 
-    recipe: Recipe
+    recipe: AnyRecipe
     """The recipe, with this run's seed."""
     number: int
     """Place in the plan, from 1."""
@@ -27,7 +26,7 @@ class PlannedRun:
 
 
 def compare(
-    recipes: Sequence[Recipe | str | Path],
+    recipes: Sequence[AnyRecipe | str | Path],
     *,
     seeds: int | Sequence[int],
     out: str | Path = "runs",
@@ -59,7 +58,7 @@ def compare(
         ValueError: a recipe is wrong (found before the first run), or a training failed.
         OSError: a file cannot be read or written, or a worker process died.
     """
-    chosen = [item if isinstance(item, Recipe) else load_recipe(item) for item in recipes]
+    chosen = [load_any_recipe(item) if isinstance(item, str | Path) else item for item in recipes]
     if not chosen:
         raise ValueError("compare needs at least one recipe")
     planned = [
@@ -67,7 +66,7 @@ def compare(
         for recipe in chosen
         for seed in _seeds_of(recipe, seeds)
     ]
-    datasets = {recipe.dataset: Dataset.open(recipe.dataset) for recipe in chosen}
+    datasets = {recipe.dataset: open_data(recipe) for recipe in chosen}
     keys = [
         (recipe_hash(recipe.resolved()), datasets[recipe.dataset].data_hash, recipe.seed)
         for recipe in planned
@@ -102,7 +101,7 @@ def compare(
     return [runs[keys.index(key)] for key in keys]
 
 
-def _seeds_of(recipe: Recipe, seeds: int | Sequence[int]) -> list[int]:
+def _seeds_of(recipe: AnyRecipe, seeds: int | Sequence[int]) -> list[int]:
     if not isinstance(seeds, int):
         return list(seeds)
     if seeds < 1:

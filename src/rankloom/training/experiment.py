@@ -26,10 +26,8 @@ from rankloom.runs.environment import current_commit, current_machine, current_v
 from rankloom.runs.history import write_history
 from rankloom.runs.record import (
     Record,
-    StoredRun,
     TrainingSummary,
     describe_dataset,
-    find_completed,
     recipe_hash,
     write_record,
 )
@@ -39,11 +37,15 @@ from rankloom.training.loop import TrainingResult, select_device
 from rankloom.training.loop import train as run_loop
 from rankloom.training.recipe import Recipe, load_recipe
 from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run, score
+from rankloom.training.run_folders import (
+    CHECKPOINT_FOLDER,
+    EVALUATED,
+    evaluated_splits,
+    find_run,
+    rows_of,
+    run_folder,
+)
 
-CHECKPOINT_FOLDER = "checkpoint"
-"""Folder of the checkpoint inside a run folder that is under way."""
-EVALUATED = ("valid", "test")
-"""Splits that a run is evaluated on, as far as its data set has them."""
 COST_ROWS = 256
 """Rows of the batch that operations are counted on."""
 
@@ -104,7 +106,7 @@ def train(
     metrics: dict[str, dict[str, float]] = {}
     scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
     cost: dict[str, int | float] = _cost(model, chosen, dataset)
-    for name in _evaluated(dataset, splits):
+    for name in evaluated_splits(dataset, splits):
         start = time.perf_counter()
         predictions = score(model, dataset.split(name), chosen, device)
         seconds = time.perf_counter() - start
@@ -123,7 +125,7 @@ def train(
         dataset=describe_dataset(
             dataset.name,
             dataset.data_hash,
-            {name: dataset.split(name).rows for name in dataset.splits},
+            rows_of(dataset),
             dataset.schema,
         ),
         commit=current_commit(),
@@ -155,39 +157,10 @@ def train(
     return Run.open(folder, dataset=dataset)
 
 
-def run_folder(recipe: Recipe, dataset: Dataset, out: Path) -> Path:
-    """Where a run of this recipe on this data goes."""
-    short = recipe_hash(recipe.resolved())[:8]
-    return out / dataset.name / f"{recipe.name}-{short}-s{recipe.seed}"
-
-
-def find_run(
-    recipe: Recipe, dataset: Dataset, root: Path, *, splits: Collection[str] = EVALUATED
-) -> StoredRun | None:
-    """A finished run of this recipe on this data by this source below `root`, if there is one.
-
-    The number of threads does not count: it moves a result by rounding only, and the record
-    states it. A run that lacks metrics of one of `splits` (as far as the data set has it) is not
-    taken.
-    """
-    return find_completed(
-        root,
-        recipe_hash(recipe.resolved()),
-        dataset.data_hash,
-        recipe.seed,
-        current_commit(),
-        splits=_evaluated(dataset, splits),
-    )
-
-
-def _evaluated(dataset: Dataset, splits: Collection[str]) -> list[str]:
-    return [name for name in EVALUATED if name in splits and name in dataset.splits]
-
-
 def _complete(run: Run, splits: Collection[str]) -> Run:
     """The run, with the metrics of splits that its record lacks."""
     record = run.record
-    missing = [name for name in _evaluated(run.dataset, splits) if name not in record.metrics]
+    missing = [name for name in evaluated_splits(run.dataset, splits) if name not in record.metrics]
     if not missing:
         return run
     found = {name: run.evaluate(name) for name in missing}

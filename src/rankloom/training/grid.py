@@ -23,15 +23,26 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
 from rankloom.catalog import lookup
 from rankloom.config import NONE, Config, parse_config, read_toml, to_toml
 from rankloom.runs.record import recipe_hash
-from rankloom.training.recipe import Recipe
+from rankloom.training.recipes import AnyRecipe
 
+AnyRecipeT = TypeVar("AnyRecipeT", bound=AnyRecipe)
+SEARCHED_TABLES = (
+    "model",
+    "training",
+    "items",
+    "tokenizer",
+    "tokenizer_training",
+    "collisions",
+    "merges",
+)
+"""Tables of a recipe whose keys a search may change, as far as the recipe has them."""
 LARGEST_GRID = 1_000_000
 """Most combinations of a grid."""
 FIXED = ("model.name", "training.monitor", "training.monitor_mode")
@@ -86,16 +97,18 @@ class Grid(Config):
         for values_by_key in (self.grid, *(own.grid for own in self.models.values())):
             for key, values in values_by_key.items():
                 for part in _parts(key):
-                    if part in FIXED or not part.startswith(("model.", "training.")):
+                    if part in FIXED or part.partition(".")[0] not in SEARCHED_TABLES:
                         raise ValueError(
                             f"{part} cannot be searched; a grid takes keys of model and training, "
+                            "of what makes the ids of a retrieval model (items, tokenizer, "
+                            "tokenizer_training, collisions, merges), "
                             f"but not {', '.join(FIXED)}"
                         )
                 if any(value in values[:place] for place, value in enumerate(values)):
                     raise ValueError(f"{key} has a value twice: {list(values)}")
         return self
 
-    def for_recipe(self, recipe: Recipe) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
+    def for_recipe(self, recipe: AnyRecipe) -> tuple[dict[str, tuple[Any, ...]], list[str]]:
         """What is tried for a recipe's model, and the keys skipped because it lacks them.
 
         Raises:
@@ -135,7 +148,7 @@ class Setting:
 
     values: dict[str, Any]
     """Value of every searched key; of keys joined by commas that differ, all their values."""
-    recipe: Recipe
+    recipe: AnyRecipe
     """The recipe with these values."""
 
 
@@ -164,7 +177,7 @@ def load_grid(path: str | Path, *, trials: int | None = None, seed: int | None =
 
 
 def plan_settings(
-    recipe: Recipe, grid: Mapping[str, tuple[Any, ...]], trials: int, seed: int
+    recipe: AnyRecipe, grid: Mapping[str, tuple[Any, ...]], trials: int, seed: int
 ) -> Plan:
     """The settings to try: the recipe's own one, then combinations in an order drawn by `seed`.
 
@@ -200,17 +213,17 @@ def plan_settings(
     return Plan(settings, combinations, whole=True)
 
 
-def changed_recipe(recipe: Recipe, values: Mapping[str, Any]) -> Recipe:
+def changed_recipe(recipe: AnyRecipeT, values: Mapping[str, Any]) -> AnyRecipeT:
     """The recipe with other values of some dotted keys.
 
     Raises:
         ValueError: a value that the recipe cannot take.
     """
     shown = ", ".join(f"{key} = {value}" for key, value in values.items())
-    return parse_config(Recipe, recipe_values(recipe, values), f"{recipe.name} with {shown}")
+    return parse_config(type(recipe), recipe_values(recipe, values), f"{recipe.name} with {shown}")
 
 
-def recipe_values(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
+def recipe_values(recipe: AnyRecipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """Values of a recipe file: what the recipe states, with other values of some dotted keys.
 
     Where a key lies in a table that the recipe does not state, the whole table is written out:
@@ -218,8 +231,9 @@ def recipe_values(recipe: Recipe, values: Mapping[str, Any]) -> dict[str, Any]:
     """
     stated = _without_none(recipe.model_dump(mode="json", exclude_unset=True))
     everything: dict[str, Any] = {
-        "model": tomllib.loads(to_toml(recipe.settings())),
-        "training": tomllib.loads(to_toml(recipe.training)),
+        name: tomllib.loads(to_toml(settings))
+        for name in SEARCHED_TABLES
+        if (settings := _table(recipe, name)) is not None
     }
     for joined, value in values.items():
         for key in _parts(joined):
@@ -237,10 +251,16 @@ def _parts(joined: str) -> list[str]:
     return [key.strip() for key in joined.split(",")]
 
 
-def _has(recipe: Recipe, key: str) -> bool:
-    """Whether a dotted key is a setting of the recipe's model or training."""
-    holder: Any = recipe.settings() if key.startswith("model.") else recipe.training
-    for name in key.split(".")[1:]:
+def _table(recipe: AnyRecipe, name: str) -> BaseModel | None:
+    """The settings of one table of a recipe; None: it has none."""
+    return recipe.settings() if name == "model" else getattr(recipe, name, None)
+
+
+def _has(recipe: AnyRecipe, key: str) -> bool:
+    """Whether a dotted key is a setting of the recipe."""
+    table, *names = key.split(".")
+    holder: Any = _table(recipe, table)
+    for name in names:
         if not isinstance(holder, BaseModel):
             return False
         # The settings of a ranking model that is a part stand beside its name as further keys.

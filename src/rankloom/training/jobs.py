@@ -18,8 +18,8 @@ import torch
 
 from rankloom.runs.record import StoredRun
 from rankloom.training.course import Progress
-from rankloom.training.experiment import EVALUATED, train
-from rankloom.training.recipe import Recipe
+from rankloom.training.recipes import AnyRecipe, run_recipe
+from rankloom.training.run_folders import EVALUATED
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Job:
 
     number: int
     """What the caller knows it by."""
-    recipe: Recipe
+    recipe: AnyRecipe
     """The recipe."""
     out: Path
     """Folder that run folders go into."""
@@ -169,7 +169,7 @@ def _work(connection: Connection) -> None:
 
 def _outcome(job: Job, progress: Callable[[Job, Progress], None] | None) -> Outcome:
     try:
-        run = train(
+        run = run_recipe(
             job.recipe,
             out=job.out,
             resume=job.resume,

@@ -11,13 +11,12 @@ import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from rankloom.allocator import keep_freed_memory
-from rankloom.batch import Batch
 from rankloom.layers.losses import ranking_loss
 from rankloom.protocols import HasLoss, Loss
 from rankloom.training.batches import check_applied
@@ -70,7 +69,7 @@ def train(
 
     Raises:
         ValueError: the loss is not finite, the monitored metric is missing or NaN, the loader is
-            empty or does not change the rows as the config says, nothing fits a pattern of
+            empty or does not follow what the config says of batches, nothing fits a pattern of
             `watch_gradients`, or the checkpoint in `folder` is damaged or belongs to another run.
         OSError: `folder` cannot be written.
     """
@@ -218,13 +217,11 @@ def select_device(name: Literal["auto", "cpu", "cuda"]) -> torch.device:
     return torch.device(name, torch.cuda.current_device()) if name == "cuda" else torch.device(name)
 
 
-def _objective(
-    model: nn.Module, config: TrainingConfig, batch_size: int
-) -> Callable[[Batch], Loss]:
+def _objective(model: nn.Module, config: TrainingConfig, batch_size: int) -> Callable[[Any], Loss]:
     """The loss of a batch, compiled if asked for."""
     own = model.loss if isinstance(model, HasLoss) else None
 
-    def plain(batch: Batch) -> Loss:
+    def plain(batch: Any) -> Loss:
         return ranking_loss(model(batch), batch) if own is None else own(batch)
 
     if not config.compile:
@@ -236,7 +233,7 @@ def _objective(
     static = torch.compile(plain, dynamic=False)
     moving = torch.compile(plain, dynamic=None)
 
-    def compiled(batch: Batch) -> Loss:
+    def compiled(batch: Any) -> Loss:
         # The last batch of an epoch has another size: not worth a compilation.
         if batch.size != batch_size:
             return plain(batch)

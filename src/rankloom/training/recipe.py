@@ -58,6 +58,12 @@ class Recipe(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        entry = self.entry()
+        if entry.family == "retrieval":
+            raise ValueError(
+                f"{entry.name} retrieves items and does not score rows; this takes recipes of "
+                "ranking and scenario models"
+            )
         self.settings()
         return self
 
@@ -96,9 +102,19 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         FileNotFoundError: there is no such file, or no such base.
         ValueError: what is wrong, one line per problem.
     """
+    return parse_config(Recipe, recipe_file_values(path, overrides), str(path))
+
+
+def recipe_file_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Values of a recipe file of any kind, completed from its base, with overrides.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no such base.
+        ValueError: it is not TOML, a base leads back to itself, or an override is wrong.
+    """
     values = apply_overrides(_with_base(Path(path), ()), list(overrides))
     values.setdefault("name", Path(path).stem)
-    return parse_config(Recipe, values, str(path))
+    return values
 
 
 def _with_base(path: Path, derived: tuple[Path, ...]) -> dict[str, Any]:

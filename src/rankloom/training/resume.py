@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from rankloom.batch import Batch
+from rankloom.protocols import TrainingBatch
 from rankloom.training.checkpoint import CheckpointFolder, Saved
 from rankloom.training.course import Course
 from rankloom.training.gradients import GradientNorms
@@ -19,7 +19,7 @@ from rankloom.training.schedule import RunningSchedule
 class BatchSource(Protocol):
     """What the loop asks of a loader."""
 
-    def __iter__(self) -> Iterator[Batch]:
+    def __iter__(self) -> Iterator[TrainingBatch]:
         """Batches from the current position to the end of the epoch."""
 
     def __len__(self) -> int:

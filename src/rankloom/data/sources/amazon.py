@@ -6,16 +6,18 @@ files have them, `items.parquet` what is known of an item. There are no times, o
 Each item of a user from the third on is a positive, with negatives drawn from the items that are
 nowhere in the user's sequence. The user's last item is the test split, the one before it the
 validation split. That is DIN's protocol for Amazon Electronics, with a validation split of its own.
+
+As sequences of items, for retrieval, the same reviews need no negatives.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 
-from rankloom.data.sources.source import Files, Form, SchemaText, Source
+from rankloom.data.sources.source import Files, Form, SchemaText, SequencesText, Source
 
 HISTORY_LENGTH = 50
 """Earlier items kept per row."""
@@ -43,6 +45,11 @@ Each item of a user from the third on is a positive, seen with the user's earlie
 
 The user's last item is the test split, the one before it the validation split. GAUC groups by user.
 The user is no feature, for a user has few rows: the history stands for the user."""
+_SEQUENCES_COMMENT = """\
+{title} as sequences: which item of the whole catalogue does a user review next?
+
+Item numbers are those of the published lists. Dates are days: items of one day stand as the lists
+have them, and other versions of this data set order them otherwise."""
 _ONE = "Each positive has one."
 _MORE = f"""\
 A training positive has one, a held-out one {HELD_OUT_NEGATIVES}: against a single one, the AUC of a
@@ -62,8 +69,31 @@ def _schemas(name: str, title: str, *, brand: bool) -> Mapping[str, SchemaText]:
     }
 
 
+def _sequences(name: str, title: str, text: Sequence[str], *, brand: bool) -> SequencesText:
+    values: dict[str, Any] = {
+        "name": name,
+        "interactions": {
+            "files": "interactions.parquet",
+            "user": "user_id",
+            "item": "item_id",
+            "time": "order",
+        },
+        "items": {
+            "files": "items.parquet",
+            "id": "item_id",
+            "title": text[0],
+            "text": list(text),
+            "attributes": list(_side_fields(brand=brand)),
+        },
+    }
+    return SequencesText(values, _SEQUENCES_COMMENT.format(title=title))
+
+
+def _side_fields(*, brand: bool) -> tuple[str, ...]:
+    return ("department", "category", *(("brand",) if brand else ()))
+
+
 def _values(name: str, *, brand: bool) -> dict[str, Any]:
-    side = ("department", "category", *(("brand",) if brand else ()))
     return {
         "name": name,
         "input": {"files": "interactions.parquet"},
@@ -75,7 +105,7 @@ def _values(name: str, *, brand: bool) -> dict[str, Any]:
                 "input": {"files": "items.parquet"},
                 "key": "item_id",
                 "feature": "item_id",
-                "features": {field: {"kind": "categorical"} for field in side},
+                "features": {field: {"kind": "categorical"} for field in _side_fields(brand=brand)},
             }
         },
         "history": [
@@ -153,7 +183,13 @@ def _path(items: pl.DataFrame) -> pl.Expr:
 
 
 def _source(
-    name: str, title: str, rows: str, sums: tuple[str, str], *, brand: bool = True
+    name: str,
+    title: str,
+    rows: str,
+    sums: tuple[str, str],
+    *,
+    text: Sequence[str],
+    brand: bool = True,
 ) -> Source:
     sequences, items = sums
     return Source(
@@ -170,13 +206,14 @@ def _source(
                 files={"sequences.parquet": sequences, "items.parquet": items},
                 convert=_from_parquet,
                 schemas=partial(_schemas, name, title, brand=brand),
+                sequences=partial(_sequences, name, title, text, brand=brand),
             ),
         ),
         how_to_get=(
             "make sequences.parquet (user_id, items: item numbers, oldest first) of S3-Rec's "
             "sequence file (https://github.com/RUCAIBox/CIKM2020-S3Rec, folder data) and "
-            "items.parquet (item_id, categories or category_path, brand) of the reviews' metadata, "
-            "then give --from FOLDER --no-verify"
+            "items.parquet (item_id, categories or category_path, brand; for sequences, "
+            f"{text[0]}) of the reviews' metadata, then give --from FOLDER --no-verify"
         ),
     )
 
@@ -189,6 +226,7 @@ AMAZON_BEAUTY = _source(
         "359d4f75b9f51e79ed45413eb1a2308150f8823984901cbb683dd43158b8cd57",
         "bf88254893e0239b23c6c7755104146d12a1f4799bdb561e0908f51329c8ecfb",
     ),
+    text=("title", "brand", "category_path"),
 )
 """The data set."""
 
@@ -200,6 +238,7 @@ AMAZON_TOYS = _source(
         "65e2e82b4e319c5c3996c7e59865b4d5efee611899114d4bf2c09bf92d5320a3",
         "fcd60431aec02118dd4861fa8c8bf75dcff3de5fd27b28e76be08e527fba97aa",
     ),
+    text=("title", "category_path"),
     brand=False,
 )
 """The data set."""
@@ -212,5 +251,7 @@ AMAZON_SPORTS = _source(
         "1e2dadc82cafdbc5ffe8e1967d1ae62ff49fc3765114b843fd59fe288678c510",
         "935f6cf1d58f04329ae057ccb21629b7047eeae15819ed85456c6cd2437196c2",
     ),
+    # Full titles are not in it.
+    text=("keywords", "brand", "categories"),
 )
 """The data set."""

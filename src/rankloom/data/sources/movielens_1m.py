@@ -20,7 +20,14 @@ from rankloom.data.sources.movielens import (
     read_text,
     write_tables,
 )
-from rankloom.data.sources.source import Download, Files, Form, SchemaText, Source
+from rankloom.data.sources.source import (
+    Download,
+    Files,
+    Form,
+    SchemaText,
+    SequencesText,
+    Source,
+)
 
 HISTORY_LENGTH = 50
 """Earlier films kept per row."""
@@ -33,6 +40,12 @@ Tables = tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]
 SAMPLED = f"""
 About a share of {SAMPLE_SHARE} of the users, all of their ratings: for experiments of many runs."""
 
+_SEQUENCES_COMMENT = """\
+MovieLens-1M as sequences: which film, of all that anyone rated, does a user rate next?
+
+Every rating counts, whatever its value. Of a film's genres, the first in the alphabet is the
+attribute."""
+
 
 def _schemas() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the rating's place in its user's order")
@@ -42,6 +55,27 @@ def _schemas() -> Mapping[str, SchemaText]:
 def _schemas_with_time() -> Mapping[str, SchemaText]:
     comment = COMMENT.format(title="MovieLens-1M", order="the time of the rating, in seconds")
     return {**_schemas(), **_variants("-timestamp", "timestamp", comment, clock=True)}
+
+
+def _sequences() -> SequencesText:
+    values = {
+        "name": "movielens-1m",
+        "interactions": {
+            "files": "ratings.parquet",
+            "user": "user_id",
+            "item": "item_id",
+            "time": "order",
+        },
+        "items": {
+            "files": "movies.parquet",
+            "id": "item_id",
+            "title": "title",
+            "text": ["title", "release_year", "genres"],
+            "attributes": ["release_year", "genres"],
+            "only_seen": True,
+        },
+    }
+    return SequencesText(values, _SEQUENCES_COMMENT)
 
 
 def _variants(ending: str, time: str, comment: str, *, clock: bool) -> dict[str, SchemaText]:
@@ -106,6 +140,7 @@ MOVIELENS_1M = Source(
             files={"ratings.dat": None, "movies.dat": None, "users.dat": None},
             convert=_from_grouplens,
             schemas=_schemas_with_time,
+            sequences=_sequences,
         ),
         Form(
             name="Parquet tables",
@@ -122,6 +157,7 @@ MOVIELENS_1M = Source(
             },
             convert=_from_parquet,
             schemas=_schemas,
+            sequences=_sequences,
         ),
     ),
     origins=(

@@ -19,7 +19,7 @@ from pathlib import Path
 import polars as pl
 
 from rankloom.data.sources.movielens_1m import MOVIELENS_1M, Tables, read_grouplens, read_parquet
-from rankloom.data.sources.source import Files, SchemaText
+from rankloom.data.sources.source import Files, SchemaText, no_sequences
 
 AGE_GROUPS = {"0-24": (1, 18), "25-34": (25,), "35+": (35, 45, 50, 56)}
 """Scenario -> the age codes of its users. A code is the lowest age of a bracket, 1 is below 18."""
@@ -109,8 +109,18 @@ MOVIELENS_1M_AGE = replace(
         "Multi-Scenario Recommendation Benchmark, arXiv:2412.17374"
     ),
     forms=(
-        replace(_GROUPLENS, convert=partial(_convert, read_grouplens), schemas=_schemas),
-        replace(_PARQUET, convert=partial(_convert, read_parquet), schemas=_schemas),
+        replace(
+            _GROUPLENS,
+            convert=partial(_convert, read_grouplens),
+            schemas=_schemas,
+            sequences=no_sequences,
+        ),
+        replace(
+            _PARQUET,
+            convert=partial(_convert, read_parquet),
+            schemas=_schemas,
+            sequences=no_sequences,
+        ),
     ),
 )
 """The data set."""

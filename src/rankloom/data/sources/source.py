@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rankloom.config import parse_config
+from rankloom.data.sequence_spec import SequenceSpec
 from rankloom.data.table_schema import TableSchema
 
 Files = Mapping[str, Path]
@@ -55,6 +56,24 @@ class SchemaText:
 
 
 @dataclass(frozen=True)
+class SequencesText:
+    """The declaration of a data set as sequences of items."""
+
+    values: dict[str, Any]
+    """Plain values of a `SequenceSpec`, defaults left out."""
+    comment: str
+    """What the declaration makes of the data set; stands above it in the file."""
+
+    def parse(self) -> SequenceSpec:
+        """The declaration these values give."""
+        return parse_config(SequenceSpec, self.values, str(self.values.get("name", "sequences")))
+
+
+def no_sequences() -> None:
+    """The declaration of a data set that is not read as sequences."""
+
+
+@dataclass(frozen=True)
 class Form:
     """One way in which a data set is published: file names, checksums, and how to read them."""
 
@@ -68,6 +87,8 @@ class Form:
     """File name without ending (`schema` is the main one) -> table schema."""
     optional: Mapping[str, str | None] = field(default_factory=dict)
     """Files it may have, as `files`."""
+    sequences: Callable[[], SequencesText | None] = no_sequences
+    """Declaration as sequences, written as `sequences.toml`; None: there is none."""
 
 
 @dataclass(frozen=True)

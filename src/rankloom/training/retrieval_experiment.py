@@ -1,0 +1,335 @@
+"""From a recipe of a retrieval model to a finished run folder.
+
+The folder is that of any run (`rankloom.training.experiment`), with the semantic ids beside the
+model where it has some, and with `places-valid.parquet` and `places-test.parquet`: where the target
+of each user stood, for paired comparisons of two models over users.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Collection
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from rankloom.config import to_toml
+from rankloom.data.sequence_store import SequenceData
+from rankloom.evaluation.retrieval_metrics import Places
+from rankloom.evaluation.retrieval_protocol import (
+    RetrievalEvaluationConfig,
+    evaluate_retrieval,
+)
+from rankloom.layers.embedding import tables
+from rankloom.retrieval.histories import Histories
+from rankloom.retrieval.protocols import FittedScorer, HistoryLearner
+from rankloom.retrieval.trie import Trie
+from rankloom.runs.atomic import replacing
+from rankloom.runs.environment import current_commit, current_machine, current_versions
+from rankloom.runs.history import write_history
+from rankloom.runs.record import (
+    DatasetFacts,
+    Record,
+    TrainingSummary,
+    recipe_hash,
+    write_record,
+)
+from rankloom.training.course import Progress, TrainingResult
+from rankloom.training.history_batches import HistoryBatches
+from rankloom.training.loop import select_device
+from rankloom.training.loop import train as run_loop
+from rankloom.training.retrieval_recipe import RetrievalRecipe, load_retrieval_recipe
+from rankloom.training.retrieval_run import (
+    IDS_FOLDER,
+    RetrievalRun,
+    catalogue_trie,
+    evaluate_split,
+    held_out_name,
+    item_schema,
+)
+from rankloom.training.run import MODEL_FILE, RECIPE_FILE
+from rankloom.training.run_folders import (
+    CHECKPOINT_FOLDER,
+    EVALUATED,
+    evaluated_splits,
+    find_run,
+    rows_of,
+    run_folder,
+)
+from rankloom.training.tokenize import Tokenized, tokenize
+
+
+def train_retrieval(
+    recipe: RetrievalRecipe | str | Path,
+    *,
+    out: str | Path = "runs",
+    seed: int | None = None,
+    resume: bool = True,
+    splits: Collection[str] = EVALUATED,
+    progress: Callable[[Progress], None] | None = None,
+) -> RetrievalRun:
+    """Make the semantic ids, train the model, evaluate its best weights, write the run folder.
+
+    Args:
+        recipe: a recipe or the path of one.
+        out: folder that run folders go into, as `<dataset>/<recipe>-<hash>-s<seed>`; semantic ids
+            and item vectors are kept there too, for further runs.
+        seed: replaces the recipe's seed.
+        resume: go on from a checkpoint in the run folder; False starts anew.
+        splits: what the trained model is evaluated on, of valid and test.
+        progress: called now and then with the state of the training.
+
+    Returns:
+        The finished run. A folder that already holds the same run, made by the same source from
+        the same data, is returned without training (unless `resume` is False); splits that it
+        was not evaluated on are evaluated and added to its record.
+
+    Raises:
+        FileNotFoundError: there is no such recipe or data set.
+        ValueError: the recipe, the data set, or the training went wrong, and how.
+    """
+    chosen = recipe if isinstance(recipe, RetrievalRecipe) else load_retrieval_recipe(recipe)
+    if seed is not None:
+        chosen = chosen.model_copy(update={"seed": seed})
+    data = SequenceData.open(chosen.dataset)
+    folder = run_folder(chosen, data, Path(out))
+    if resume:
+        finished = find_run(chosen, data, folder, splits=())
+        if finished is not None:
+            return _complete(RetrievalRun.open(finished.folder, dataset=data), splits)
+    elif folder.exists():
+        shutil.rmtree(folder)
+    started, clock = datetime.now(UTC), time.perf_counter()
+    device = select_device(chosen.training.device)
+    tokenized = None
+    if chosen.tokenizer is not None:
+        tokenized = tokenize(chosen, out=out, data=data, progress=progress)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / RECIPE_FILE).write_text(to_toml(chosen), encoding="utf-8")
+    if tokenized is not None:
+        shutil.copytree(tokenized.folder, folder / IDS_FOLDER, dirs_exist_ok=True)
+    trie = catalogue_trie(data, tokenized)
+
+    torch.manual_seed(chosen.seed)
+    entry = chosen.entry()
+    schema = item_schema(data, tokenized, num_users=data.histories.num_users)
+    model = entry.build(chosen.settings(), schema).to(device)
+    result = _fit(model, chosen, data, tokenized, trie, device, folder, resume, progress)
+    model.to(device)
+    with replacing(folder / MODEL_FILE) as part:
+        # Copies: two modules of a model may share a tensor, which the format does not know.
+        save_file({name: value.clone() for name, value in model.state_dict().items()}, part)
+
+    metrics: dict[str, dict[str, float]] = {}
+    scenarios: dict[str, dict[str, dict[str, int | float]]] = {}
+    cost = _parameters(model)
+    for name in evaluated_splits(data, splits):
+        start = time.perf_counter()
+        found = evaluate_split(
+            model,
+            chosen,
+            data,
+            held_out_name(name),
+            config=chosen.evaluation,
+            trie=trie,
+            device=device,
+        )
+        cost["inference_rows_per_second"] = found.rows / (time.perf_counter() - start)
+        metrics[name], scenarios[name] = found.metrics, found.scenarios
+        _write_places(folder, name, found.places)
+    resolved = chosen.resolved()
+    record = Record(
+        run_id=folder.name,
+        name=chosen.name,
+        model=entry.name,
+        family=entry.family,
+        seed=chosen.seed,
+        recipe=resolved,
+        recipe_hash=recipe_hash(resolved),
+        dataset=DatasetFacts(
+            name=data.name,
+            data_hash=data.data_hash,
+            rows=rows_of(data),
+            items=data.catalogue.num_items,
+            interactions=data.histories.items.size,
+        ),
+        commit=current_commit(),
+        started=started,
+        finished=datetime.now(UTC),
+        seconds=time.perf_counter() - clock,
+        machine=current_machine(device),
+        versions=current_versions(),
+        training=TrainingSummary(
+            epochs=result.epochs,
+            steps=result.steps,
+            best_step=result.best_step,
+            stopped=result.stopped,
+            seconds=result.seconds,
+            rows_per_second=result.rows_per_second,
+            table_optimizer=result.table_optimizer,
+            shuffle_order=result.shuffle_order,
+            precision=chosen.training.precision,
+            compile=chosen.training.compile,
+            resumed=result.resumed,
+        ),
+        metrics=metrics,
+        scenarios={name: table for name, table in scenarios.items() if table},
+        cost=cost,
+    )
+    write_history(folder, result.history)
+    write_record(folder, record)
+    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
+    return RetrievalRun.open(folder, dataset=data)
+
+
+def read_places(folder: str | Path, split: str) -> Places:
+    """Where the targets of a run's users stood, as its record's metrics were made of.
+
+    Raises:
+        FileNotFoundError: the run was not evaluated on that split.
+    """
+    file = Path(folder) / f"places-{split}.parquet"
+    if not file.is_file():
+        raise FileNotFoundError(f"no {file.name} in {folder}; evaluate the run on {split}")
+    frame = pl.read_parquet(file)
+    ids = frame["id_rank"].to_numpy() if "id_rank" in frame.columns else None
+    return Places(frame["first"].to_numpy(), frame["size"].to_numpy(), ids)
+
+
+def _write_places(folder: Path, split: str, places: Places) -> None:
+    columns = {"first": places.first, "size": places.size}
+    if places.id_rank is not None:
+        columns["id_rank"] = places.id_rank
+    with replacing(folder / f"places-{split}.parquet") as part:
+        pl.DataFrame(columns).write_parquet(part)
+
+
+def _complete(run: RetrievalRun, splits: Collection[str]) -> RetrievalRun:
+    """The run, with the metrics of splits that its record lacks."""
+    record = run.record
+    missing = [name for name in evaluated_splits(run.dataset, splits) if name not in record.metrics]
+    if not missing:
+        return run
+    metrics, scenarios = dict(record.metrics), dict(record.scenarios)
+    for name in missing:
+        found = run.evaluate(name)
+        metrics[name] = found.metrics
+        if found.scenarios:
+            scenarios[name] = found.scenarios
+        _write_places(run.folder, name, found.places)
+    completed = record.model_copy(update={"metrics": metrics, "scenarios": scenarios})
+    write_record(run.folder, completed)
+    return RetrievalRun.open(run.folder, dataset=run.dataset)
+
+
+def _fit(
+    model: nn.Module,
+    recipe: RetrievalRecipe,
+    data: SequenceData,
+    tokenized: Tokenized | None,
+    trie: Trie | None,
+    device: torch.device,
+    folder: Path,
+    resume: bool,
+    progress: Callable[[Progress], None] | None,
+) -> TrainingResult:
+    """Count, or run the loop with validation on the `valid` items."""
+    training = data.histories.training()
+    if isinstance(model, FittedScorer):
+        start = time.perf_counter()
+        model.fit(training)
+        seconds = time.perf_counter() - start
+        return _counted(seconds, training)
+    if not isinstance(model, HistoryLearner):
+        raise ValueError(f"{recipe.entry().name} has neither a loss nor a fit")
+    config = recipe.training
+    contexts, targets, users = _validation_users(recipe, data)
+    settings = _validation_settings(recipe)
+
+    def validate(current: nn.Module) -> dict[str, float]:
+        return evaluate_retrieval(
+            current,
+            contexts,
+            targets,
+            settings,
+            users=users,
+            trie=trie,
+            max_length=recipe.max_length,
+            batch_size=config.evaluation_batch_size,
+            precision=config.precision,
+            device=device,
+        ).metrics
+
+    batches = HistoryBatches(
+        training,
+        config.batch_size,
+        recipe.max_length,
+        rows=model.training_rows,
+        seed=recipe.seed,
+    )
+    ids = "" if tokenized is None else tokenized.ids.content_hash
+    return run_loop(
+        model,
+        batches,
+        config,
+        evaluate=validate if len(targets) else None,
+        folder=folder / CHECKPOINT_FOLDER,
+        seed=recipe.seed,
+        resume=resume,
+        progress=progress,
+        fingerprint=f"{data.data_hash} {ids}",
+    )
+
+
+def _validation_users(
+    recipe: RetrievalRecipe, data: SequenceData
+) -> tuple[Histories, np.ndarray, np.ndarray]:
+    """Contexts, targets and users that the monitored metric is measured on."""
+    contexts, targets, users = data.histories.held_out("valid")
+    wanted = recipe.evaluation.validation_users
+    if wanted is None or wanted >= len(targets):
+        return contexts, targets, users
+    drawn = np.sort(np.random.default_rng(recipe.seed).permutation(len(targets))[:wanted])
+    lists = [contexts.of(int(place)) for place in drawn]
+    return Histories.from_lists(lists, contexts.num_items), targets[drawn], users[drawn]
+
+
+def _validation_settings(recipe: RetrievalRecipe) -> RetrievalEvaluationConfig:
+    """The recipe's evaluation with the monitored cutoff among its own, and its validation beams."""
+    config = recipe.evaluation
+    cutoff = recipe.training.monitor.partition("@")[2]
+    monitored = {int(cutoff)} if cutoff.isdecimal() else set()
+    return config.model_copy(
+        update={
+            "cutoffs": tuple(sorted({*config.cutoffs, *monitored})),
+            "beams": config.validation_beams or config.beams,
+            "slices": False,
+        }
+    )
+
+
+def _counted(seconds: float, training: Histories) -> TrainingResult:
+    """What the loop would say of a model that is counted in one go."""
+    return TrainingResult(
+        epochs=1,
+        steps=0,
+        best_step=0,
+        best_metrics={},
+        history=[{"step": 0, "seconds": seconds}],
+        seconds=seconds,
+        rows_per_second=training.num_users / max(seconds, 1e-9),
+        stopped="counted",
+        table_optimizer="none",
+        shuffle_order="given",
+        resumed=False,
+    )
+
+
+def _parameters(model: nn.Module) -> dict[str, int | float]:
+    everything = sum(parameter.numel() for parameter in model.parameters())
+    embedded = sum(table.weight.numel() for table in tables(model).values())
+    return {"dense_parameters": everything - embedded, "embedding_parameters": embedded}
