@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from benchmarks.machine import describe_machine
 from benchmarks.onetrans_cache import seconds_of
+from benchmarks.retrieval_cascade import CASCADE_SIZES, compare
 from benchmarks.retrieval_t5 import HuggingFaceSearch
 from rankloom.retrieval.decode_step import children_of
 from rankloom.retrieval.decoding import Decoded, beam_search, exact_search
@@ -92,6 +93,14 @@ def run(
             {"model": name, **_step(model, trie, _rows(histories, 0, STEP_USERS), rounds)}
             for name, model in _models(encdec, decoder).items()
         ],
+        "cascade": compare(
+            synthetic_ids(num_items, CASCADE_SIZES),
+            _batches(histories, users),
+            _single(histories, requests),
+            beams=BEAMS,
+            rounds=rounds,
+            max_length=MAX_LENGTH,
+        ),
         **facts,
     }
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -126,6 +135,17 @@ def _rows(batch: HistoryBatch, start: int, stop: int) -> HistoryBatch:
     return HistoryBatch(items[:, : int((items > 0).sum(1).max())])
 
 
+def _batches(histories: HistoryBatch, users: int) -> list[HistoryBatch]:
+    return [
+        _rows(histories, start, min(start + BATCH_SIZE, users))
+        for start in range(0, users, BATCH_SIZE)
+    ]
+
+
+def _single(histories: HistoryBatch, requests: int) -> list[HistoryBatch]:
+    return [_rows(histories, user, user + 1) for user in range(requests)]
+
+
 def _searches(
     encdec: EncDec,
     decoder: Decoder,
@@ -136,12 +156,8 @@ def _searches(
     users: int,
     requests: int,
 ) -> list[dict[str, Any]]:
-    batches = [
-        _rows(histories, start, min(start + BATCH_SIZE, users))
-        for start in range(0, users, BATCH_SIZE)
-    ]
+    batches, single = _batches(histories, users), _single(histories, requests)
     few = [_rows(histories, 0, SLOW_USERS)]
-    single = [_rows(histories, user, user + 1) for user in range(requests)]
     Search = Callable[[HistoryBatch], Any]
     searches: dict[tuple[str, str], tuple[Search, list[HistoryBatch], list[HistoryBatch]]] = {
         ("encdec", PEER): (partial(peer, beams=BEAMS), batches, single)

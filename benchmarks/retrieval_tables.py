@@ -38,6 +38,21 @@ def decoding(document: dict[str, Any]) -> list[str]:
         f"| {row['trie_seconds'] / row['step_seconds']:.1%} |"
         for row in document["steps"]
     ]
+    if "cascade" in document:
+        lines += [
+            "",
+            "**Merged ids against the COBRA-style cascade**, to item numbers",
+            "",
+            "| generator | codes of an id | users/s | share of the cascade's cost | p50 of a user "
+            "| p99 of a user |",
+            "| --- | ---: | ---: | ---: | ---: | ---: |",
+        ]
+        lines += [
+            f"| {row['model']} | {row['mean_length']:.2f} | {row['users_per_second']:,.1f} "
+            f"| {row['share_of_cascade']:.0%} | {row['p50_seconds'] * 1e3:,.1f} ms "
+            f"| {row['p99_seconds'] * 1e3:,.1f} ms |"
+            for row in document["cascade"]
+        ]
     children = ", ".join(f"{most}" for most in trie["most_children"])
     lines += [
         "",

@@ -22,10 +22,23 @@ from rankloom.training.scale import ScaleGrid
 RECIPES_ROOT = Path(__file__).parents[1] / "recipes"
 BESIDE = {"published", "published-dlf", "fuxictr"}
 """Files with results of others, to stand beside ours."""
-NO_RECIPES = BESIDE | {"schema", "grid", "scale"}
-RECIPES = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem not in NO_RECIPES)
-PUBLISHED = sorted(p for p in RECIPES_ROOT.rglob("*.toml") if p.stem in BESIDE)
-GRIDS = sorted(RECIPES_ROOT.rglob("grid.toml"))
+NO_RECIPES = BESIDE | {"schema", "grid", "scale", "base"}
+RETRIEVAL_ENDING = "-sequences"
+"""Of the folders whose recipes are of retrieval models."""
+
+
+def of_retrieval(path: Path) -> bool:
+    """Whether a file stands in a folder of retrieval models; `test_retrieval_recipes` tests it."""
+    return path.relative_to(RECIPES_ROOT).parts[0].endswith(RETRIEVAL_ENDING)
+
+
+RECIPES = sorted(
+    p for p in RECIPES_ROOT.rglob("*.toml") if p.stem not in NO_RECIPES and not of_retrieval(p)
+)
+PUBLISHED = sorted(
+    p for p in RECIPES_ROOT.rglob("*.toml") if p.stem in BESIDE and not of_retrieval(p)
+)
+GRIDS = sorted(p for p in RECIPES_ROOT.rglob("grid.toml") if not of_retrieval(p))
 SCALES = sorted(RECIPES_ROOT.rglob("scale.toml"))
 SCENARIO_FOLDERS = {
     "amazon-domains": "amazon-domains",

@@ -107,3 +107,11 @@ def test_fingerprint_follows_every_part() -> None:
 def test_schema_is_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         example_schema().labels = ()
+
+
+def test_a_mean_is_not_written_so_that_older_data_keep_their_hash() -> None:
+    member = IdMember(name="genres", table="genres", columns=3)
+    assert "pooling" not in member.model_dump(mode="json")
+    summed = member.model_copy(update={"pooling": "sum"})
+    assert IdMember.model_validate_json(summed.model_dump_json()) == summed
+    assert IdMember.model_validate_json(member.model_dump_json()) == member

@@ -9,9 +9,14 @@ Index 0 of every table is padding, index 1 is out-of-vocabulary, kept values fol
 
 import hashlib
 import json
-from typing import Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from rankloom.config import Config
 
@@ -62,9 +67,20 @@ class IdMember(Config):
     table: str
     """Embedding table whose rows the ids select."""
     columns: int = Field(1, gt=0)
-    """Id columns it takes: 1, or the length limit of a multi-valued entity field (0-padded)."""
+    """Id columns it takes: 1, the length limit of a multi-valued entity field, or the prefixes of
+    a semantic id (both 0-padded)."""
     entity: str | None = None
     """Entity table the loader gathers the columns from; None when they are stored."""
+    pooling: Literal["mean", "sum"] = "mean"
+    """How the vectors of an event's columns become one; padding is not counted."""
+
+    @model_serializer(mode="wrap")
+    def _leave_default_out(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without `pooling` where it is the mean: data prepared before it was keep their hash."""
+        values: dict[str, Any] = serialize(self)
+        if self.pooling == "mean":
+            values.pop("pooling", None)
+        return values
 
 
 class SequenceField(Config):

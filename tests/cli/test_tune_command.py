@@ -72,7 +72,7 @@ def test_results_are_written_after_each_trial(
 ) -> None:
     from rankloom.training import jobs
 
-    train, calls = jobs.train, []
+    train, calls = jobs.run_recipe, []
 
     def interrupted(*arguments: object, **options: object) -> object:
         calls.append(arguments)
@@ -80,7 +80,7 @@ def test_results_are_written_after_each_trial(
             raise KeyboardInterrupt
         return train(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(jobs, "train", interrupted)
+    monkeypatch.setattr(jobs, "run_recipe", interrupted)
     options = ("--grid", "grid.toml", "--report", "found", "--dataset", small_log / "log")
     result = invoke("tune", "tiny.toml", *options)
     assert result.exit_code == 130

@@ -14,7 +14,13 @@ def run(name: str) -> dict[str, Any]:
 
 
 def test_every_example_stands_here() -> None:
-    tested = {"quickstart", "deres_in_your_stack", "loops_and_early_exit", "many_scenarios"}
+    tested = {
+        "quickstart",
+        "deres_in_your_stack",
+        "loops_and_early_exit",
+        "many_scenarios",
+        "generative_retrieval",
+    }
     assert {path.stem for path in EXAMPLES.glob("*.py")} == tested
 
 
@@ -44,3 +50,14 @@ def test_many_scenarios(capsys: pytest.CaptureFixture[str]) -> None:
     assert set(aucs) == {"dnn", "mi_dpg", "star"}
     assert all(set(table) == {"s0", "s1", "s2", "s3"} for table in aucs.values())
     assert "network.layers.0: similarity between scenarios" in capsys.readouterr().out
+
+
+def test_generative_retrieval(capsys: pytest.CaptureFixture[str]) -> None:
+    metrics = run("generative_retrieval")["main"](users=200, epochs=4)
+    assert list(metrics) == ["popularity", "sasrec", "capsid"]
+    assert metrics["sasrec"]["recall@10"] > metrics["popularity"]["recall@10"]
+    assert metrics["capsid"]["invalid_rate"] == 0
+    assert metrics["capsid"]["recall_id@10"] >= metrics["capsid"]["recall@10"]
+    lines = capsys.readouterr().out.splitlines()
+    assert " ids of 120 items: " in lines[4]
+    assert len(lines) == 9  # a table, the ids, a history, three items

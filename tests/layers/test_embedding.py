@@ -326,3 +326,63 @@ def test_jagged_mean_equals_the_loop(lengths: list[int]) -> None:
     assert actual.shape == (len(lengths), 3)
     if expected:
         torch.testing.assert_close(actual, torch.stack(expected))
+
+
+PREFIXES = IdMember(name="sid", table="sid", columns=3, pooling="sum")
+ITEM_AND_PREFIXES = Schema(
+    tables={"item": 4, "sid": 6},
+    sequences=(
+        SequenceField(name="sid", ids=(PREFIXES,), max_length=1, ordered=False),
+        SequenceField(
+            name="past", ids=(IdMember(name="item", table="item"), PREFIXES), max_length=4
+        ),
+    ),
+    labels=(Label(name="click"),),
+)
+PREFIX_BATCH = Batch(
+    categorical=torch.empty(3, 0, dtype=torch.int32),
+    numeric=torch.empty(3, 0),
+    sequences={
+        "sid": SequenceGroup(
+            offsets=torch.tensor([0, 1, 1, 2]), ids=torch.tensor([[2, 3, 5], [2, 4, 0]]).int()
+        ),
+        "past": SequenceGroup(
+            offsets=torch.tensor([0, 3, 4, 4]),
+            ids=torch.tensor([[1, 2, 3, 5], [0, 0, 0, 0], [2, 2, 4, 0], [3, 1, 0, 0]]).int(),
+        ),
+    },
+)
+
+
+def test_a_summed_member_worked_by_hand() -> None:
+    """A row's prefixes are summed; a history is the mean over its events of such sums."""
+    embed = FieldEmbedding(ITEM_AND_PREFIXES, 2)
+    assert embed.table is not None
+    with torch.no_grad():
+        start = embed.base["sid"]
+        embed.table.weight[start + 1 : start + 6] = torch.tensor(
+            [[5.0, 7.0], [1.0, 0.0], [10.0, 0.0], [20.0, 2.0], [100.0, 0.0]]
+        )
+    assert embed.field_names == ("sid", "past.item", "past.sid")
+    fields = embed(PREFIX_BATCH)
+    assert fields[:, 0].tolist() == [[111, 0], [0, 0], [21, 2]]
+    # Of two events, 111 and 21 make 66; the event in between is padding and counts for nothing.
+    torch.testing.assert_close(fields[:, 2], torch.tensor([[66.0, 1.0], [5.0, 7.0], [0.0, 0.0]]))
+
+
+def test_a_summed_member_has_the_same_row_gradients() -> None:
+    dense, sparse = (FieldEmbedding(ITEM_AND_PREFIXES, 3) for _ in range(2))
+    draw(dense)
+    sparse.load_state_dict(dense.state_dict())
+    assert dense.table is not None
+    assert sparse.table is not None
+    sparse.table.row_gradients = True
+    weights = torch.randn(3, 3, 3, generator=torch.Generator().manual_seed(1))
+    for embed in (dense, sparse):
+        (embed(PREFIX_BATCH) * weights).sum().backward()
+    found = torch.zeros_like(dense.table.weight)
+    for entries in sparse.table.pending:
+        found.index_add_(0, entries.rows, entries.expanded())
+    found[0] = 0
+    assert dense.table.weight.grad is not None
+    torch.testing.assert_close(found, dense.table.weight.grad)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from rankloom.batch import Batch, SequenceGroup
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.events import EventEmbedding, PaddedEvents, latest_events
+from rankloom.schema import IdMember, Label, Schema, SequenceField
 
 
 class Events(nn.Module):
@@ -155,3 +156,21 @@ def test_ids_beyond_int32_do_not_wrap() -> None:
 def test_a_group_without_time_has_none() -> None:
     clicks = replace(BATCH.sequences["clicks"], time=None)
     assert Events()(replace(BATCH, sequences={"clicks": clicks})).time is None
+
+
+def test_a_summed_member_worked_by_hand() -> None:
+    prefixes = IdMember(name="sid", table="sid", columns=2, pooling="sum")
+    tags = IdMember(name="tag", table="sid", columns=2)
+    group = SequenceField(name="past", ids=(prefixes, tags), max_length=3)
+    schema = Schema(tables={"sid": 5}, sequences=(group,), labels=(Label(name="click"),))
+    fields = FieldEmbedding(schema, 1)
+    events = EventEmbedding(group, fields)
+    assert fields.table is not None
+    with torch.no_grad():
+        fields.table.weight[:, 0] = torch.tensor([0.0, 1.0, 10.0, 100.0, 1000.0])
+    ids = torch.tensor([[2, 3, 2, 3], [0, 0, 0, 0], [4, 0, 4, 0]]).int()
+    given = SequenceGroup(offsets=torch.tensor([0, 3]), ids=ids)
+    padded = events(given, fields.table)
+    assert padded.mask.tolist() == [[False, True, True]]
+    # [batch, length, members, dim]: the sum beside the mean.
+    assert padded.x[0, :, :, 0].tolist() == [[0, 0], [110, 55], [1000, 1000]]

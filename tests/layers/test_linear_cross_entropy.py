@@ -21,16 +21,18 @@ def make(dtype: torch.dtype = torch.float64, scale: float = 1.0) -> tuple[Tensor
 
 
 @pytest.mark.parametrize("chunk", [1, 2 * CLASSES, 33 * CLASSES, 2**20])
-@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize(("biased", "smoothing"), [(True, 0.0), (False, 0.0), (True, 0.3)])
 def test_loss_and_gradients_are_those_of_cross_entropy(
-    chunk: int, biased: bool, monkeypatch: pytest.MonkeyPatch
+    chunk: int, biased: bool, smoothing: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "CPU_CHUNK", chunk)
     x, weight, bias, targets = make()
     leaves = (x, weight, bias) if biased else (x, weight)
-    own = linear_cross_entropy(x, weight, targets, bias if biased else None)
+    own = linear_cross_entropy(
+        x, weight, targets, bias if biased else None, label_smoothing=smoothing
+    )
     logits = x @ weight.T + (bias if biased else 0)
-    reference = functional.cross_entropy(logits, targets)
+    reference = functional.cross_entropy(logits, targets, label_smoothing=smoothing)
     torch.testing.assert_close(own, reference)
     torch.testing.assert_close(
         torch.autograd.grad(3 * own, leaves), torch.autograd.grad(3 * reference, leaves)

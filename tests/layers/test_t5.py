@@ -36,8 +36,8 @@ def test_attention_is_unscaled_and_steps_agree_with_one_pass() -> None:
         weights = (k[:3, head] @ q[2, head] + bias[head, 2, :3]).softmax(0)
         heads.append(weights @ v[:3, head])
     torch.testing.assert_close(whole[0, 2], attention.out.weight @ torch.cat(heads))
-    own = x.new_empty(1, 1, 2, 2, 0, 3)
+    own = x.new_empty(4, 1, 1, 2, 2, 3)  # [steps, batch, beams, 2, heads, head_dim]
     for place in range(4):
         step = bias[:, place : place + 1, : place + 1]
-        found, own = attention.step(x[:, place : place + 1], own, step)
+        found = attention.step(x[:, place : place + 1], own[: place + 1], step)
         torch.testing.assert_close(found[0, 0], whole[0, place])

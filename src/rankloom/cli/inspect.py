@@ -1,9 +1,12 @@
 """`rankloom inspect RUN`: what happens inside a run, beside others if given."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from rankloom.training.retrieval_run import RetrievalRun
 
 
 def inspect(
@@ -41,7 +44,10 @@ def inspect(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print inspect.json.")] = False,
 ) -> None:
-    """Look into a run: gradients, layer inputs, stacks, loops, loss around it, gain over others."""
+    """Look into a run: gradients, layer inputs, stacks, loops, loss around it, gain over others.
+
+    Of a retrieval model: its recall by the target's margin between two codes, and by its count.
+    """
     from rankloom.cli.console import STDOUT
     from rankloom.config import parse_config
     from rankloom.evaluation.inspection import write_inspection
@@ -49,6 +55,8 @@ def inspect(
     from rankloom.report.inspection import inspection_terminal
     from rankloom.report.inspection_page import write_inspection_page
     from rankloom.training.inspection import inspect_runs
+    from rankloom.training.recipes import open_run
+    from rankloom.training.retrieval_run import RetrievalRun
     from rankloom.training.run import Run
 
     options = {"radius": radius, "tables": tables, "curvature": curvature}
@@ -58,7 +66,15 @@ def inspect(
         verb = "is" if len(settings) == 1 else "are"
         raise ValueError(f"{names} {verb} part of the landscape; give --landscape too")
     around = parse_config(LandscapeConfig, settings, "landscape") if landscape else None
-    opened = Run.open(run, dataset=dataset)
+    opened = open_run(run, dataset=dataset)
+    if isinstance(opened, RetrievalRun):
+        if against or layers or landscape:
+            raise ValueError(
+                "--against, --layers and --landscape are for models that score rows; this one "
+                "retrieves"
+            )
+        _inspect_retrieval(opened, split, out or run, as_json)
+        return
     others = [Run.open(folder, dataset=opened.dataset) for folder in against or []]
     inspection = inspect_runs(
         opened,
@@ -75,5 +91,22 @@ def inspect(
         typer.echo(files[0].read_text(encoding="utf-8"))
         return
     STDOUT.print(inspection_terminal(inspection))
+    for file in files:
+        typer.echo(f"written: {file}")
+
+
+def _inspect_retrieval(run: "RetrievalRun", split: str, folder: Path, as_json: bool) -> None:
+    """Print and write the figures of a retrieval run."""
+    from rankloom.cli.console import STDOUT
+    from rankloom.evaluation.boundary import write_boundary
+    from rankloom.report.boundary import boundary_terminal, write_boundary_page
+    from rankloom.training.retrieval_inspection import inspect_retrieval
+
+    figures = inspect_retrieval(run, split=split)
+    files = [write_boundary(folder, figures), write_boundary_page(folder, figures)]
+    if as_json:
+        typer.echo(files[0].read_text(encoding="utf-8"))
+        return
+    STDOUT.print(boundary_terminal(figures))
     for file in files:
         typer.echo(f"written: {file}")

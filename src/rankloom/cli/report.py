@@ -1,4 +1,4 @@
-"""`rankloom report RUNS`: leaderboard and page of recorded runs, nothing trained."""
+"""`rankloom report FOLDERS`: pages of recorded runs or of tokenizers, nothing trained."""
 
 import shlex
 import sys
@@ -12,8 +12,17 @@ if TYPE_CHECKING:
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Run folders, or folders of run folders.")],
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Run folders, or folders of run folders; with --tokenizers, folders of semantic "
+            "ids, or runs that hold them."
+        ),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
+    tokenizers: Annotated[
+        bool, typer.Option("--tokenizers", help="Show tokenizers of one catalogue side by side.")
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option(help="Recipe or model that the others are compared with, per scenario too."),
@@ -24,7 +33,12 @@ def report(
     split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
 ) -> None:
-    """Make the leaderboard and the page from run records."""
+    """Make the leaderboard and the page from run records, or the page of some tokenizers."""
+    if tokenizers:
+        if reference is not None or published is not None or as_json:
+            raise ValueError("--reference, --published and --json are for runs, not for tokenizers")
+        _report_tokenizers(runs, out)
+        return
     from rankloom.cli.console import STDOUT
     from rankloom.report.page import write_report
     from rankloom.report.tables import terminal
@@ -47,6 +61,18 @@ def report(
     STDOUT.print(terminal(board))
     for file in files:
         typer.echo(f"written: {file}")
+
+
+def _report_tokenizers(folders: list[Path], out: Path) -> None:
+    """Print the measures of tokenizers and write their page."""
+    from rankloom.cli.console import STDOUT
+    from rankloom.report.inspection import tables_terminal
+    from rankloom.report.tokenizers import find_tokenized, measure_table, named
+    from rankloom.report.tokenizers_page import write_tokenizers_page
+
+    ids = named(find_tokenized(folders))
+    STDOUT.print(tables_terminal([measure_table(ids)]))
+    typer.echo(f"written: {write_tokenizers_page(out, ids)}")
 
 
 def read_published(path: Path) -> dict[str, "Published"]:

@@ -58,7 +58,8 @@ def table_kinds(
                 while isinstance(dtype, pl.List | pl.Array):
                     dtype = dtype.inner  # type: ignore[assignment]
                 integer = dtype.is_integer() and dtype != pl.UInt64
-                found[slot.table].append(integer or options.transform != "none")
+                numbered = options.transform != "none" or slot.prefix > 0
+                found[slot.table].append(integer or numbered)
     kinds: dict[str, TableKind] = {}
     for name, options in plan.tables.items():
         if options.hash_buckets is not None:
@@ -107,7 +108,8 @@ def read_cells(
     lengths, events = {}, {}
     for group in part.groups:
         lengths[group.name], events[group.name] = reader.group(group)
-    return Cells(frame.height, pl.DataFrame(columns), lengths, events)
+    # Its height is given: without plain columns there is nothing to tell it by.
+    return Cells(frame.height, pl.DataFrame(columns or None, height=frame.height), lengths, events)
 
 
 def _id_slots(part: Part) -> list[Slot]:
@@ -175,8 +177,12 @@ class _Reader:
 
     def group(self, group: Group) -> tuple[NDArray[np.int64], pl.DataFrame]:
         lengths: NDArray[np.int64] | None = None
-        columns = []
+        columns: list[pl.Series] = []
+        places: dict[str, NDArray[np.int32]] = {}
         for slot in group.slots:
+            if slot.member in places:  # another prefix of the same item
+                columns.append(self._prefix(slot, places[slot.member]))
+                continue
             if group.optional and slot.column not in self.frame.columns:
                 missing = pl.Series(
                     slot.column, [None] * self.frame.height, dtype=pl.List(pl.String)
@@ -198,7 +204,11 @@ class _Reader:
             kept = _kept(own, rows, group)
             if kept is not None:
                 flat, rows = flat.filter(pl.Series(kept)), rows[kept]
-            columns.append(self.flat(slot, flat, rows))
+            if slot.prefix:
+                places[slot.member] = self._places(slot, flat)
+                columns.append(self._prefix(slot, places[slot.member]))
+            else:
+                columns.append(self.flat(slot, flat, rows))
         assert lengths is not None
         return np.minimum(lengths, group.max_length), pl.DataFrame(columns)
 
@@ -216,6 +226,22 @@ class _Reader:
             typed = values if values.dtype.is_integer() else to_text(values)
             return pl.Series(bucket_ids(typed, options.hash_buckets))
         return to_integer(values) if kind == "integer" else to_text(values)
+
+    def _places(self, slot: Slot, values: pl.Series) -> NDArray[np.int32]:
+        """Places of item ids in their catalogue, whose ids are text."""
+        if isinstance(values.dtype, pl.List | pl.Array):
+            raise ValueError(
+                f"{self.where}column {slot.column} holds lists; a semantic_id feature has one item "
+                "in a cell (for lists, declare a member of a sequence group)"
+            )
+        prefixes = self.tables[slot.table].prefixes
+        assert prefixes is not None
+        return prefixes.places(to_text(values))
+
+    def _prefix(self, slot: Slot, places: NDArray[np.int32]) -> pl.Series:
+        prefixes = self.tables[slot.table].prefixes
+        assert prefixes is not None
+        return prefixes.prefix(places, slot.prefix).alias(slot.name)
 
     def _times(self, slot: Slot, values: pl.Series, rows: NDArray[np.int64] | None) -> pl.Series:
         times = self.integers(slot.column, values, rows)
@@ -283,8 +309,11 @@ def jagged(values: pl.Series, group: Group) -> tuple[NDArray[np.int64], pl.Serie
     """Lengths and flattened values of a list column, or of text that is split.
 
     Empty text and nulls are empty lists; a single number is a list of one. With `skip_missing`
-    nulls and empty pieces are left out.
+    nulls and empty pieces are left out. With `single` a cell is one value, or none.
     """
+    if group.single:
+        present = values.is_not_null()
+        return present.cast(pl.Int64).to_numpy(), values.filter(present)
     if values.dtype == pl.Null:
         values = values.cast(pl.List(pl.String))
     elif values.dtype == pl.String:

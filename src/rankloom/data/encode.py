@@ -21,6 +21,7 @@ from rankloom.data.derive import derive_columns
 from rankloom.data.plan import Group, MemberKind, Part, Plan, fitted_schema, make_plan
 from rankloom.data.raw_types import plain_type, to_types
 from rankloom.data.roles import read_roles, scenario_ids
+from rankloom.data.semantic_prefixes import load_prefixes, save_prefixes
 from rankloom.data.table_schema import load_table_schema
 from rankloom.data.transforms import NumericTransform, QuantileBins
 from rankloom.data.vocabulary import Vocabulary
@@ -139,14 +140,16 @@ class Encoder:
         path = Path(folder)
         declared = load_table_schema(path / SCHEMA_NAME)
         fitted = Fitted.load(path)
-        return cls(make_plan(declared, {}, fitted.transforms.member_kinds), fitted)
+        prefixes = load_prefixes(path, declared)
+        return cls(make_plan(declared, {}, fitted.transforms.member_kinds, prefixes), fitted)
 
     def save(self, folder: str | Path) -> None:
-        """Write all that `load` needs: schema.toml, transforms.json, vocabulary/."""
+        """Write all that `load` needs: schema.toml, transforms.json, vocabulary/, semantic_ids/."""
         path = Path(folder)
         path.mkdir(parents=True, exist_ok=True)
         (path / SCHEMA_NAME).write_text(to_toml(self._plan.declared), encoding="utf-8")
         self._fitted.save(path)
+        save_prefixes(path, self._plan.prefixes)
 
     @property
     def schema(self) -> Schema:

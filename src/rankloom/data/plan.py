@@ -11,16 +11,20 @@ entity that occurs in the training split counts once). Columns of the later kind
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import Literal
 
 import polars as pl
 
+from rankloom.data.semantic_prefixes import ItemPrefixes
 from rankloom.data.table_schema import (
     Categorical,
     Entity,
     Feature,
+    GroupMember,
     History,
     Numeric,
+    SemanticId,
     Sequence,
     SequenceGroupSpec,
     TableSchema,
@@ -60,6 +64,10 @@ class Slot:
     """ids: rank among the columns that may fit the table (0 first)."""
     width: int = 0
     """vectors: their width."""
+    member: str = ""
+    """Prefixes of semantic ids: the member that the columns of all lengths make up together."""
+    prefix: int = 0
+    """Prefixes of semantic ids: their length in codes; 0: the column is none."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +84,8 @@ class Group:
     ordered: bool = True
     optional: bool = False
     """Whether its columns may be absent from a frame (histories, at serving)."""
+    single: bool = False
+    """Whether a cell is one value, and not a list or text to be split."""
 
 
 @dataclass
@@ -89,6 +99,9 @@ class TableOptions:
     bins: int = 32
     level: Level = 2
     """Smallest level among its columns: those of this level fit it."""
+    prefixes: ItemPrefixes | None = None
+    """What turns item ids into the prefixes that stand in the vocabulary; None: cells hold its
+    values themselves."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +131,18 @@ class Plan:
     key_tables: dict[str, str]
     """Entity -> table of its key feature."""
 
+    @property
+    def prefixes(self) -> dict[str, ItemPrefixes]:
+        """Prefixes of semantic ids by feature; its table has the same name."""
+        own = {name: options.prefixes for name, options in self.tables.items()}
+        return {name: prefixes for name, prefixes in own.items() if prefixes is not None}
+
 
 def make_plan(
     schema: TableSchema,
     columns: Mapping[str, pl.DataType],
     member_kinds: Mapping[str, MemberKind] | None = None,
+    prefixes: Mapping[str, ItemPrefixes] | None = None,
 ) -> Plan:
     """Plan the encoding.
 
@@ -131,12 +151,14 @@ def make_plan(
         columns: types of the main table's columns; they decide what history members of columns
             that are no feature are.
         member_kinds: what was decided when the data set was prepared; then `columns` may be empty.
+        prefixes: of every `semantic_id` feature. Without them nothing can be encoded, and an id
+            counts as `max_levels` prefixes, or as one.
 
     Raises:
-        ValueError: vocabularies with conflicting options, an entity without its key feature, or a
-            history or group whose first member is no id.
+        ValueError: vocabularies with conflicting options, an entity without its key feature, a
+            history or group whose first member is no id, or a semantic id where none can be.
     """
-    return _Planner(schema, columns, dict(member_kinds or {})).plan()
+    return _Planner(schema, columns, dict(member_kinds or {}), dict(prefixes or {})).plan()
 
 
 class _Planner:
@@ -145,10 +167,12 @@ class _Planner:
         schema: TableSchema,
         columns: Mapping[str, pl.DataType],
         member_kinds: dict[str, MemberKind],
+        prefixes: dict[str, ItemPrefixes],
     ) -> None:
         self.schema = schema
         self.columns = columns
         self.member_kinds = member_kinds
+        self.prefixes = prefixes
         self.tables: dict[str, TableOptions] = {}
         self.numbers: dict[str, Numeric] = {}
         self.number_keys: dict[str, str] = {}
@@ -192,6 +216,14 @@ class _Planner:
                 slots.append(Slot(f"vector/{name}", column, "vector", width=feature.width))
             elif isinstance(feature, Sequence):
                 groups.append(self._sequence(name, column, feature, 1 if level == 0 else 2))
+            elif isinstance(feature, SemanticId):
+                if level:
+                    raise ValueError(
+                        f"{name}: a semantic_id feature belongs to the main table; entities have "
+                        "none"
+                    )
+                prefixes = self._prefix_slots(name, name, column, 0)
+                groups.append(Group(name, prefixes, "", 1, ordered=False, single=True))
             elif isinstance(feature, Text):
                 texts[name] = column
         return Part(tuple(slots), tuple(groups), texts)
@@ -215,6 +247,8 @@ class _Planner:
                 options = Categorical(vocabulary=part.vocabulary)
                 table = self._table(f"{name}.{member}", options, 1)
                 slots.append(Slot(member, part.column, "id", table, 1))
+            elif part.kind == "semantic_id":
+                slots += self._shared_prefixes(name, member, part)
             else:
                 slots.append(Slot(member, part.column, part.kind))
                 if part.kind == "numeric":
@@ -226,7 +260,18 @@ class _Planner:
         return _checked(Group(name, tuple(slots), spec.separator, spec.max_length))
 
     def _history(self, history: History) -> Group:
-        slots = [self._history_member(history, member) for member in history.members]
+        slots: list[Slot] = []
+        for member in history.members:
+            semantic = [
+                feature
+                for feature, declared in self.schema.features.items()
+                if isinstance(declared, SemanticId) and (declared.column or feature) == member
+            ]
+            # A column that is nothing but a semantic id has no table of its own.
+            if self._feature_of(member)[0] is not None or not semantic:
+                slots.append(self._history_member(history, member))
+            for feature in semantic:
+                slots += self._prefix_slots(feature, feature, f"{history.name}.{member}", 1)
         if history.with_time:
             slots.append(Slot("time", f"{history.name}.time", "time"))
         group = Group(
@@ -271,10 +316,36 @@ class _Planner:
         found = [
             (name, feature)
             for name, feature in self.schema.features.items()
-            if (feature.column or name) == column and not isinstance(feature, Text)
+            if (feature.column or name) == column and not isinstance(feature, Text | SemanticId)
         ]
         found.sort(key=lambda item: not isinstance(item[1], Categorical))
         return found[0] if found else (None, None)
+
+    def _prefix_slots(
+        self, feature: str, member: str, column: str, level: Level
+    ) -> tuple[Slot, ...]:
+        """A column of ids for every length of a semantic id's prefix."""
+        declared = self.named[feature]
+        assert isinstance(declared, SemanticId)
+        # Prefixes are hashed before they are looked up: the vocabulary holds buckets.
+        options = Categorical(min_count=declared.min_count, max_values=declared.max_values)
+        table = self._table(feature, options, level)
+        prefixes = self.tables[table].prefixes = self.prefixes.get(feature)
+        levels = declared.max_levels or 1 if prefixes is None else prefixes.num_levels
+        return tuple(
+            Slot(f"{member}/{length}", column, "id", table, level, member=member, prefix=length)
+            for length in range(1, levels + 1)
+        )
+
+    def _shared_prefixes(self, group: str, member: str, part: GroupMember) -> tuple[Slot, ...]:
+        feature = part.vocabulary or ""
+        if not isinstance(self.schema.features.get(feature), SemanticId):
+            known = [key for key, f in self.schema.features.items() if isinstance(f, SemanticId)]
+            raise ValueError(
+                f"sequence group {group}: vocabulary of {member} must be a semantic_id feature; "
+                f"got {feature or 'none'}, known: {', '.join(known) or 'none'}"
+            )
+        return self._prefix_slots(feature, member, part.column, 1)
 
     def _entity(self, name: str, spec: Entity) -> Part:
         return self._part(spec.features, f"{name}.", level=2)
@@ -326,6 +397,11 @@ class _Planner:
                 break
             seen.add(name)
             feature = self.named[name]
+            if isinstance(feature, SemanticId):
+                raise ValueError(
+                    f"the vocabulary of {name} is one of semantic ids, which columns of other "
+                    "kinds cannot share"
+                )
         return name
 
 
@@ -402,7 +478,7 @@ def _short(slot: Slot) -> str:
 
 
 def _sequence_field(plan: Plan, group: Group, entity: str | None) -> SequenceField:
-    ids = [IdMember(name=s.name, table=s.table) for s in group.slots if s.kind == "id"]
+    ids = _id_members(group)
     numeric = [NumericField(name=s.name) for s in group.slots if s.kind == "numeric"]
     vectors = [VectorField(name=s.name, width=s.width) for s in group.slots if s.kind == "vector"]
     if entity is None and group.ordered:
@@ -429,6 +505,16 @@ def _sequence_field(plan: Plan, group: Group, entity: str | None) -> SequenceFie
         ordered=group.ordered,
         entity=entity,
     )
+
+
+def _id_members(group: Group) -> list[IdMember]:
+    slots = [slot for slot in group.slots if slot.kind == "id"]
+    members = []
+    for name, columns in groupby(slots, key=lambda slot: slot.member or slot.name):
+        own = list(columns)
+        pooling: Literal["mean", "sum"] = "sum" if own[0].prefix else "mean"
+        members.append(IdMember(name=name, table=own[0].table, columns=len(own), pooling=pooling))
+    return members
 
 
 def _entity_ids(part: Part, entity: str) -> list[IdMember]:

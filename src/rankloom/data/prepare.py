@@ -38,6 +38,7 @@ from rankloom.data.plan import Plan, fitted_schema, make_plan
 from rankloom.data.read import CHUNK_ROWS
 from rankloom.data.roles import read_roles
 from rankloom.data.rows import Chunk, RowStream, open_rows
+from rankloom.data.semantic_prefixes import ItemPrefixes, open_prefixes, save_prefixes
 from rankloom.data.spill import Spill, by_split
 from rankloom.data.store import Dataset
 from rankloom.data.table_schema import TableSchema, load_table_schema
@@ -90,8 +91,9 @@ def prepare(
     folder = Path(root or ".").resolve()
     stream = open_rows(schema, folder)
     entities = open_entities(schema, folder)
+    prefixes = open_prefixes(schema, folder)
     with new_folder(target) as folder:
-        _fill_folder(folder, schema, stream, entities, progress or _silent)
+        _fill_folder(folder, schema, stream, entities, prefixes, progress or _silent)
     return Dataset.open(target)
 
 
@@ -104,6 +106,7 @@ def _fill_folder(
     schema: TableSchema,
     stream: RowStream,
     entities: dict[str, EntityTable],
+    prefixes: dict[str, ItemPrefixes],
     progress: Progress,
     chunk_rows: int = CHUNK_ROWS,
 ) -> None:
@@ -111,7 +114,7 @@ def _fill_folder(
     spills_folder.mkdir()
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(thread_name_prefix="rankloom-fit"))
-        reading = _Reading(schema, entities, pool)
+        reading = _Reading(schema, entities, prefixes, pool)
         spills = [stack.enter_context(Spill(spills_folder, split)) for split in SPLITS]
         for chunk in ahead(stream.chunks(chunk_rows)):
             reading.add(chunk, spills)
@@ -122,6 +125,7 @@ def _fill_folder(
         for name, table in entities.items():
             count_entities(table, plan, fitter, fitter.kinds[plan.key_tables[name]])
     fitted = fitter.fit(reading.group_is_text, schema.roles.scenario is not None)
+    _check_prefixes(plan, fitted)
     progress("fit", reading.rows)
     fitted_to = fitted_schema(plan, fitted.table_rows(plan), fitted.transforms.scenarios)
     files: dict[str, FileInfo] = {}
@@ -146,6 +150,7 @@ def _fill_folder(
     files |= write_entities(folder, entities, plan, fitter, fitted, fitted_to)
     (folder / SCHEMA_NAME).write_text(to_toml(schema), encoding="utf-8")
     fitted.save(folder)
+    save_prefixes(folder, prefixes)
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name not in files:
@@ -174,13 +179,29 @@ def _check_labels(schema: TableSchema, train: SplitInfo) -> None:
             )
 
 
+def _check_prefixes(plan: Plan, fitted: Fitted) -> None:
+    for name, prefixes in plan.prefixes.items():
+        if not len(fitted.vocabularies[name].values):
+            example = f", such as {prefixes.items[0]!r}" if len(prefixes.items) else ""
+            raise ValueError(
+                f"semantic_id feature {name}: no value of its column in the training split is an "
+                f"item of the catalogue{example} (or none occurs min_count times); give the "
+                "column that holds its item ids, and the catalogue of these items"
+            )
+
+
 class _Reading:
     """The first pass: from raw chunks to cells on disk and counts in memory."""
 
     def __init__(
-        self, schema: TableSchema, entities: dict[str, EntityTable], pool: Executor
+        self,
+        schema: TableSchema,
+        entities: dict[str, EntityTable],
+        prefixes: dict[str, ItemPrefixes],
+        pool: Executor,
     ) -> None:
         self.schema, self.entities, self.pool = schema, entities, pool
+        self.prefixes = prefixes
         self.plan: Plan | None = None
         self.fitter: Fitter | None = None
         self.group_is_text = False
@@ -216,7 +237,7 @@ class _Reading:
     def _start(self, frame: pl.DataFrame) -> None:
         """Types are those of the first chunk: a table keeps its types in all chunks."""
         types: dict[str, Any] = dict(frame.schema)
-        self.plan = make_plan(self.schema, types)
+        self.plan = make_plan(self.schema, types, prefixes=self.prefixes)
         frames: dict[str | None, dict[str, pl.DataType]] = {None: types}
         frames |= {name: dict(table.frame.schema) for name, table in self.entities.items()}
         kinds = table_kinds(self.plan, frames)

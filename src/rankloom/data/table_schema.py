@@ -205,7 +205,33 @@ class Text(FeatureBase):
     kind: Literal["text"] = "text"
 
 
-Feature = Annotated[Categorical | Numeric | Sequence | Vector | Text, Field(discriminator="kind")]
+class SemanticId(FeatureBase):
+    """The semantic id of an item: an embedding for every prefix of its codes, summed.
+
+    Its column holds item ids. Histories that have this column as a member, and members of declared
+    sequence groups of the same kind, carry the prefixes of every event and share the table. Items
+    that the training split has not, and the catalogue has, keep the prefixes that they share with
+    others.
+    """
+
+    kind: Literal["semantic_id"] = "semantic_id"
+    ids: str
+    """Folder of semantic ids, as `rankloom tokenize` names it; relative as the input's files."""
+    items: str
+    """Folder of the sequence data set whose items have these ids; relative as the input's files."""
+    max_levels: int | None = Field(None, gt=0)
+    """Longest prefix, in codes; None: the whole id."""
+    min_count: int = Field(1, ge=1)
+    """Prefixes seen less often in the training split become out-of-vocabulary."""
+    max_values: int | None = Field(None, gt=0)
+    """Most frequent prefixes kept; None: all."""
+    hash_buckets: int | None = Field(None, gt=0)
+    """Hash prefixes into this many buckets; None: every prefix has an embedding of its own."""
+
+
+Feature = Annotated[
+    Categorical | Numeric | Sequence | Vector | Text | SemanticId, Field(discriminator="kind")
+]
 
 
 class GroupMember(Config):
@@ -213,10 +239,11 @@ class GroupMember(Config):
 
     column: str
     """Raw column."""
-    kind: Literal["id", "numeric", "time"] = "id"
+    kind: Literal["id", "numeric", "time", "semantic_id"] = "id"
     """What its values are. The times of a cell must not decrease: the oldest event comes first."""
     vocabulary: str | None = None
-    """id: vocabulary and table to use, a feature's for shared ones; None: its own."""
+    """id: vocabulary and table to use, a feature's for shared ones; None: its own. semantic_id: the
+    feature of that kind whose ids and table it shares; required."""
 
 
 class SequenceGroupSpec(Config):

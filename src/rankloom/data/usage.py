@@ -11,6 +11,7 @@ from rankloom.data.table_schema import (
     LeaveOneOutSplit,
     Numeric,
     RandomSplit,
+    SemanticId,
     Sequence,
     TableSchema,
     Text,
@@ -98,14 +99,14 @@ def _feature_kind(feature: Feature) -> Kind | None:
         return "number"
     if isinstance(feature, Categorical):
         return "category" if feature.transform == "none" else "number"
-    return "category" if isinstance(feature, Sequence | Text) else None
+    return "category" if isinstance(feature, Sequence | Text | SemanticId) else None
 
 
 def _uses(schema: TableSchema) -> Iterable[Use]:
     yield from _feature_uses(schema.features)
     for group in schema.sequence_groups.values():
         for member in group.members.values():
-            yield member.column, "category" if member.kind == "id" else None
+            yield member.column, "category" if member.kind in ("id", "semantic_id") else None
     for name, label in schema.labels.items():
         yield label.column or name, "number"
     roles = schema.roles

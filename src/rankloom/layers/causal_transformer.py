@@ -33,13 +33,13 @@ class BeamCache:
     """Of every layer, [batch, heads, seq, head_dim] each; without an axis of beams."""
     mask: Bool[Tensor, "batch seq"]
     """True at the contexts' real positions."""
-    own: Float[Tensor, "batch beams layers 2 heads steps head_dim"]
+    own: Float[Tensor, "steps batch beams layers 2 heads head_dim"]
     """Keys and values of the beams' own steps, all layers, so that one gather re-orders them."""
 
     @property
     def num_steps(self) -> int:
         """Steps taken since the context."""
-        return self.own.shape[-2]
+        return self.own.shape[0]
 
 
 class CausalLayer(nn.Module):
@@ -96,16 +96,13 @@ class CausalLayer(nn.Module):
         x: Float[Tensor, "batch beams dim"],
         context: KeysValues,
         mask: Bool[Tensor, "batch seq"],
-        own: Float[Tensor, "batch beams 2 heads steps head_dim"],
-    ) -> tuple[
-        Float[Tensor, "batch beams dim"], Float[Tensor, "batch beams 2 heads new_steps head_dim"]
-    ]:
-        """One new position of every beam, and the beams' keys and values with it."""
+        own: Float[Tensor, "steps batch beams 2 heads head_dim"],
+    ) -> Float[Tensor, "batch beams dim"]:
+        """One new position of every beam, whose keys and values become the last of `own`."""
         q, k, v = self._heads(x)  # [batch, heads, beams, head_dim]
-        new = torch.stack([k, v], dim=1).permute(0, 3, 1, 2, 4)  # [batch, beams, 2, heads, dim]
-        own = torch.cat([own.to(new.dtype), new.unsqueeze(4)], dim=4)
-        attended = beam_attention(q, *context, mask, own[:, :, 0], own[:, :, 1])
-        return self._after_attention(x, attended), own
+        own[-1, :, :, 0], own[-1, :, :, 1] = k.transpose(1, 2), v.transpose(1, 2)
+        attended = beam_attention(q, *context, mask, own[:, :, :, 0], own[:, :, :, 1])
+        return self._after_attention(x, attended)
 
     def _heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = self.project(self.attention_norm(x)).chunk(3, dim=-1)
@@ -151,26 +148,25 @@ class CausalTransformer(nn.Module):
             context.append(keys_values)
         keys = context[0][0]
         batch, heads, _, dim = keys.shape
-        own = keys.new_empty(batch, 1, len(context), 2, heads, 0, dim)
+        own = keys.new_empty(0, batch, 1, len(context), 2, heads, dim)
         return self.norm(x), BeamCache(tuple(context), mask, own)
 
+    @torch.no_grad()
     def step(
         self,
         x: Float[Tensor, "batch beams dim"],
         cache: BeamCache,
         parents: Int[Tensor, "batch beams"],
     ) -> tuple[Float[Tensor, "batch beams dim"], BeamCache]:
-        """What is known after one more position of every beam, and the cache with it.
+        """What is known after one more position of every beam, and the cache with it; no gradients.
 
         Args:
             x: the new positions.
             cache: of the step before; it stays as it is.
             parents: beam of the step before that each new one continues.
         """
-        before = follow_parents(cache.own, parents)
-        own: list[Tensor] = []
+        own = follow_parents(cache.own, parents)
         for place, layer in enumerate(self.layers):
             step = cast(CausalLayer, layer).step
-            x, keys_values = step(x, cache.context[place], cache.mask, before[:, :, place])
-            own.append(keys_values)
-        return self.norm(x), BeamCache(cache.context, cache.mask, torch.stack(own, dim=2))
+            x = step(x, cache.context[place], cache.mask, own[:, :, :, place])
+        return self.norm(x), BeamCache(cache.context, cache.mask, own)

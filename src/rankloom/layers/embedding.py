@@ -6,7 +6,8 @@ single padding row, row 0, so a batch costs one gather however many fields it ha
 - categorical field: its id's row.
 - sequence group: one field per id member, the mean of its values' rows (masked mean pooling: 0
   counts for nothing, an empty sequence gives zeros); one field per numeric or vector member, the
-  mean over events of what the same member would give as a plain field.
+  mean over events of what the same member would give as a plain field. An id member whose pooling
+  is the sum (a semantic id) gives the mean over events of the sum of an event's rows.
 - numeric field: the field's own vector times its value.
 - vector field: a linear projection without bias.
 
@@ -244,9 +245,13 @@ class FieldEmbedding(nn.Module):
         fields: list[Tensor] = []
         for member in group.ids:
             if _field_name(group, member.name) in self._wanted and self.table is not None:
-                ids = events.ids[:, group.id_columns(member.name)].reshape(-1).long()
+                columns = events.ids[:, group.id_columns(member.name)]
+                ids = columns.reshape(-1).long()
                 index = torch.where(ids == PADDING, ids, ids + self.base[member.table])
-                fields.append(self.table.mean(index, events.offsets * member.columns))
+                field = self.table.mean(index, events.offsets * member.columns)
+                if member.pooling == "sum":
+                    field = field * _ids_per_event(columns, events.offsets)
+                fields.append(field)
         for column, numeric in enumerate(group.numeric):
             if _field_name(group, numeric.name) in self._wanted:
                 values = cast(Tensor, events.numeric)[:, column : column + 1]
@@ -332,6 +337,17 @@ def jagged_mean(
     """Mean of each row's values; zeros for a row without any."""
     rows = torch.arange(values.shape[0], device=values.device)
     return functional.embedding_bag(rows, values, offsets, mode="mean", include_last_offset=True)
+
+
+def _ids_per_event(
+    ids: Int[Tensor, "positions columns"], offsets: Int[Tensor, " batch_plus_one"]
+) -> Float[Tensor, "batch 1"]:
+    """Mean number of ids of each row's events; events without any are not counted."""
+    real = ids != PADDING
+    counts = torch.stack([real.sum(1), real.any(1)], dim=1)  # [positions, 2]
+    ids_and_events = jagged_mean(counts.float(), offsets)  # [batch, 2]
+    found = ids_and_events[:, 1:]
+    return ids_and_events[:, :1] / found.masked_fill(found == 0, 1.0)
 
 
 class _RowGather(torch.autograd.Function):

@@ -58,9 +58,10 @@ class EventEmbedding(nn.Module):
     """Every event of a sequence group as vectors, one for each member.
 
     They are made as `FieldEmbedding` makes those of a row's fields: an id member's row of its table
-    (of several ids the mean, padding not counted), a numeric member's own vector times its value, a
-    vector member's projection. All id members together are one gather from the table that the row's
-    fields read, so an item is the same vector as a candidate and as a past event.
+    (of several ids the mean or the sum, as the schema says, padding not counted), a numeric
+    member's own vector times its value, a vector member's projection. All id members together are
+    one gather from the table that the row's fields read, so an item is the same vector as a
+    candidate and as a past event.
 
     The table is a part of the `FieldEmbedding` and is handed over in `forward`: a model must own
     each of its parts once.
@@ -130,7 +131,7 @@ class EventEmbedding(nn.Module):
         ids = at_positions(index, events.ids)  # [batch, length, id_columns]
         vectors = table(torch.where(ids == PADDING, ids, ids + self._bases))
         if self._multi_valued:
-            vectors = self._member_means(vectors, ids)
+            vectors = self._pooled(vectors, ids)
         parts = [vectors]  # each [batch, length, some members, dim]
         if self.numeric is not None and events.numeric is not None:
             parts.append(at_positions(index, events.numeric).unsqueeze(-1) * self.numeric)
@@ -142,18 +143,23 @@ class EventEmbedding(nn.Module):
         time = None if events.time is None else at_positions(index, events.time)
         return PaddedEvents(x, mask, time, ids)
 
-    def _member_means(
+    def _pooled(
         self, vectors: Float[Tensor, "batch length columns dim"], ids: Tensor
     ) -> Float[Tensor, "batch length members dim"]:
-        """The mean of each member's columns; padding is zero and is not counted."""
+        """Each member's columns as one vector; padding is zero and is not counted."""
         sizes = [member.columns for member in self._group.ids]
-        means = [
-            part.sum(2) / (chosen != PADDING).sum(2, keepdim=True).clamp(min=1)
-            for part, chosen in zip(
-                torch.split(vectors, sizes, 2), torch.split(ids, sizes, 2), strict=True
-            )
-        ]
-        return torch.stack(means, dim=2)
+        pooled = []
+        for member, part, chosen in zip(
+            self._group.ids,
+            torch.split(vectors, sizes, 2),
+            torch.split(ids, sizes, 2),
+            strict=True,
+        ):
+            vector = part.sum(2)
+            if member.pooling == "mean":
+                vector = vector / (chosen != PADDING).sum(2, keepdim=True).clamp(min=1)
+            pooled.append(vector)
+        return torch.stack(pooled, dim=2)
 
 
 def at_positions(index: Int[Tensor, "batch length"], values: Tensor) -> Tensor:

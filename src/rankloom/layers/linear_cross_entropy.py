@@ -30,6 +30,8 @@ def linear_cross_entropy(
     weight: Float[Tensor, "classes dim"],
     targets: Int[Tensor, " rows"],
     bias: Float[Tensor, " classes"] | None = None,
+    *,
+    label_smoothing: float = 0.0,
 ) -> Float[Tensor, ""]:
     """The mean over rows of -ln softmax(W x + b)[target]; 0 without rows.
 
@@ -40,12 +42,16 @@ def linear_cross_entropy(
         weight: a vector for each class.
         targets: int64 class of each row, from 0.
         bias: a number for each class.
+        label_smoothing: share of each target's probability that is spread over all classes.
     """
     if torch.compiler.is_compiling():  # custom gradients cannot be exported
         logits = functional.linear(x, weight, bias).float()
-        total = functional.cross_entropy(logits, targets, reduction="sum")
+        total = functional.cross_entropy(
+            logits, targets, reduction="sum", label_smoothing=label_smoothing
+        )
         return total / max(x.shape[0], 1)
-    return cast(Tensor, _Function.apply(x, weight, targets, bias))  # type: ignore[no-untyped-call]
+    loss = _Function.apply(x, weight, targets, bias, label_smoothing)  # type: ignore[no-untyped-call]
+    return cast(Tensor, loss)
 
 
 class _Function(torch.autograd.Function):
@@ -53,7 +59,12 @@ class _Function(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor,
+        targets: Tensor,
+        bias: Tensor | None,
+        label_smoothing: float,
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad)
         rows, classes = x.shape[0], weight.shape[0]
@@ -71,6 +82,8 @@ class _Function(torch.autograd.Function):
             z = torch.mm(part, w.T, out=logits[: part.shape[0]])  # [part, classes]
             z = z.to(exact) if bias is None else z.to(exact).add_(bias)
             right = z.gather(1, target)
+            if label_smoothing:
+                right = torch.lerp(right, z.mean(1, keepdim=True), label_smoothing)
             highest = z.amax(1, keepdim=True)
             p = z.softmax(1)
             # The highest probability is at least 1 / classes, so its logarithm is exact.
@@ -78,7 +91,9 @@ class _Function(torch.autograd.Function):
             loss += (log_sum - right).sum()
             if to_x is None or to_weight is None:
                 continue
-            p.scatter_add_(1, target, p.new_full(target.shape, -1.0))
+            if label_smoothing:
+                p -= label_smoothing / classes
+            p.scatter_add_(1, target, p.new_full(target.shape, label_smoothing - 1.0))
             if to_bias is not None:
                 to_bias += p.sum(0)
             p = p.to(precision)
@@ -107,6 +122,7 @@ class _Function(torch.autograd.Function):
             (to_weight * gradient).to(weight_dtype),
             None,
             None if to_bias is None else (to_bias * gradient).to(bias_dtype),
+            None,
         )
 
 
@@ -119,5 +135,5 @@ def _product_precision(x: Tensor) -> torch.dtype:
 def _chunk_rows(classes: int, device: torch.device, *, half: bool) -> int:
     """Rows whose logits are held at once."""
     on_cpu = HALF_CHUNK if half else CPU_CHUNK
-    rows = (on_cpu if device.type == "cpu" else DEVICE_CHUNK) // classes
+    rows = (on_cpu if device.type == "cpu" else DEVICE_CHUNK) // max(classes, 1)
     return rows - rows % ALIGNED_ROWS if rows > ALIGNED_ROWS else rows

@@ -133,20 +133,24 @@ class T5Attention(nn.Module):
     def step(
         self,
         x: Float[Tensor, "batch beams dim"],
-        own: Float[Tensor, "batch beams 2 heads steps head_dim"],
-        bias: Float[Tensor, "heads 1 new_steps"],
-    ) -> tuple[
-        Float[Tensor, "batch beams dim"], Float[Tensor, "batch beams 2 heads new_steps head_dim"]
-    ]:
-        """Attention of every beam's new position to its own steps, and these with the new one."""
-        q = split_heads(self.query(x), self.num_heads).transpose(1, 2).unsqueeze(3)
-        new = torch.stack(self.keys_values(x), dim=1).permute(0, 3, 1, 2, 4)
-        own = torch.cat([own.to(new.dtype), new.unsqueeze(4)], dim=4)
+        own: Float[Tensor, "steps batch beams 2 heads head_dim"],
+        bias: Float[Tensor, "heads 1 steps"],
+    ) -> Float[Tensor, "batch beams dim"]:
+        """Attention of every beam's new position to its own steps.
+
+        Args:
+            x: where the new position's query, key and value are made of.
+            own: keys and values of the steps; those of the new position become the last.
+            bias: added to the products.
+        """
+        # [batch, beams, heads, head_dim], and with an axis of keys and values before the heads.
+        q = torch.unflatten(self.query(x), 2, (self.num_heads, -1))
+        own[-1] = torch.unflatten(self.key_value(x), 2, (2, self.num_heads, -1))
         # Products of single numbers: matrices of one query are too small for a batched product.
-        products = (own[:, :, 0] * q).sum(-1) + bias[:, 0]  # [batch, beams, heads, steps + 1]
-        weights = products.softmax(-1).to(own.dtype).unsqueeze(-1)
-        found = (weights * own[:, :, 1]).sum(3)  # [batch, beams, heads, head_dim]
-        return self.out(found.flatten(2)), own
+        products = (own[:, :, :, 0] * q).sum(-1) + bias.permute(2, 1, 0).unsqueeze(1)
+        weights = products.softmax(0).to(own.dtype)  # [steps, batch, beams, heads]
+        found = (weights.unsqueeze(-1) * own[:, :, :, 1]).sum(0)  # [batch, beams, heads, head_dim]
+        return self.out(found.flatten(2))
 
 
 class T5Network(nn.Module):
@@ -239,16 +243,17 @@ class T5DecoderLayer(nn.Module):
     def step(
         self,
         x: Float[Tensor, "batch beams dim"],
-        own: Float[Tensor, "batch beams 2 heads steps head_dim"],
-        bias: Float[Tensor, "heads 1 new_steps"],
+        own: Float[Tensor, "steps batch beams 2 heads head_dim"],
+        bias: Float[Tensor, "heads 1 steps"],
         context: KeysValues,
         mask: Bool[Tensor, "batch 1 1 seq"],
-    ) -> tuple[
-        Float[Tensor, "batch beams dim"], Float[Tensor, "batch beams 2 heads new_steps head_dim"]
-    ]:
-        """One new position of every beam; beams are queries to the context they share."""
-        found, own = self.attention.step(self.attention_norm(x), own, bias)
-        return self._after_self_attention(x + self.dropout(found), context, mask), own
+    ) -> Float[Tensor, "batch beams dim"]:
+        """One new position of every beam; beams are queries to the context they share.
+
+        `own` and `bias` are those of `T5Attention.step`, the rest as in `forward`.
+        """
+        found = self.attention.step(self.attention_norm(x), own, bias)
+        return self._after_self_attention(x + self.dropout(found), context, mask)
 
     def _after_self_attention(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
         x = x + self.dropout(self.cross(self.cross_norm(x), context, mask))

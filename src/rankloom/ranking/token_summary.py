@@ -87,5 +87,7 @@ def _kinds(schema: Schema) -> dict[str, str]:
     kinds |= {field.name: "numeric" for field in schema.numeric}
     kinds |= {field.name: "vector" for field in schema.vectors}
     for group in schema.sequences:
-        kinds |= dict.fromkeys(group_field_names(group), "mean of a sequence")
+        is_semantic_id = not group.ordered and group.ids[0].pooling == "sum"
+        what = "semantic id" if is_semantic_id else "mean of a sequence"
+        kinds |= dict.fromkeys(group_field_names(group), what)
     return kinds

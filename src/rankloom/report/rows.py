@@ -200,7 +200,8 @@ def labels_of(first: Mapping[str, Record]) -> dict[str, str]:
 def metric_columns(records: Sequence[Record], split: str) -> tuple[str, ...]:
     """All overall metrics of some runs, AUC first; the per-task ones when there are no others.
 
-    Means over scenarios stand in the table of the scenarios.
+    Means over scenarios stand in the table of the scenarios. A recall of ids stands beside that of
+    items, which tells how much of it comes from shared ids.
     """
     held = {name for record in records for name in record.metrics[split]}
     found = {name for name in held if not split_summary(name)[1]}
@@ -208,6 +209,7 @@ def metric_columns(records: Sequence[Record], split: str) -> tuple[str, ...]:
 
     def order(name: str) -> tuple[int, int, str]:
         kind, rank = _kind(name)
+        kind = "recall" if kind == "recall_id" else kind
         return (known.index(kind) if kind in known else len(known)), rank, name
 
     overall = [name for name in found if "/" not in name]

@@ -7,6 +7,7 @@ from typing import Any
 import polars as pl
 import tomli_w
 
+from rankloom.evaluation.retrieval_metrics import COLD_BELOW
 from rankloom.report.charts import Chart, colour, cost_charts, curve_charts
 from rankloom.report.gain_charts import gain_charts
 from rankloom.report.leaderboard import Table
@@ -51,7 +52,8 @@ def build_section(table: Table, runs: Sequence[StoredRun]) -> dict[str, Any]:
         "notes": [*table.notes, *sources(table)],
         "charts": [(title, drawn) for title, drawn in charts if drawn],
         "scenarios": _scenario_tables(table),
-        "scenario_notes": table.scenario_notes,
+        "scenario": "slice" if table.dataset.items else "scenario",
+        "scenario_notes": [*table.scenario_notes, *_slice_notes(table)],
         "run_columns": ["run", "seed", "status", "epochs", "best step", "seconds", *table.metrics],
         "runs": [_run(table, run.record) for run in ours],
         "recipes": [
@@ -84,6 +86,8 @@ def _facts(table: Table, records: Sequence[Record]) -> list[dict[str, Any]]:
     dataset = table.dataset
     data = [(f"{split} rows", f"{rows:,}") for split, rows in dataset.rows.items()]
     for name, value in (
+        ("items", dataset.items),
+        ("interactions", dataset.interactions),
         ("categorical fields", dataset.categorical),
         ("numeric fields", dataset.numeric),
         ("sequence groups", dataset.sequences),
@@ -202,6 +206,17 @@ def _scenario_tables(table: Table) -> list[dict[str, Any]]:
         ]
         tables.append({"metric": metric, "labels": labels, "lines": lines, "over": over})
     return tables
+
+
+def _slice_notes(table: Table) -> list[str]:
+    """What slices of the catalogue are; nothing where scenarios are another thing."""
+    if not table.dataset.items or not table.scenario_rows:
+        return []
+    return [
+        "Rows are users, by how often training holds their target: head, torso and tail have a "
+        f"third of all interactions each; cold targets occur less than {COLD_BELOW} times, and "
+        "most are of the tail too."
+    ]
 
 
 def _interval(row: Row, scenario: str, metric: str) -> str:

@@ -9,7 +9,7 @@ code. Having codes of their own, they never make one id the same as a longer one
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from rankloom.config import Config
 from rankloom.retrieval.protocols import Assignment, Tokenizer
-from rankloom.retrieval.tokenizers.uniform_mapping import uniform_mapping
+from rankloom.retrieval.tokenizers.uniform_mapping import ResidualTokenizer, uniform_mapping
 
 CodeArray = npt.NDArray[np.int32]
 IntArray = npt.NDArray[np.int64]
@@ -35,14 +35,6 @@ class ResolvedCodes:
     """[items, levels] from 0; -1 after an id's end."""
     level_sizes: tuple[int, ...]
     """Codes of each level, digits included."""
-
-
-@runtime_checkable
-class ResidualTokenizer(Tokenizer, Protocol):
-    """A tokenizer whose last level quantises what the levels before it left over."""
-
-    def last_residuals(self, vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items dim"]:
-        """What is left of each vector for the last level to quantise."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rankloom.protocols import Loss
 from rankloom.retrieval.histories import Histories, HistoryBatch
+from rankloom.retrieval.semantic_ids import SemanticIds
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,14 @@ class TrainedTokenizer(Tokenizer, Protocol):
 
     def loss(self, batch: VectorBatch) -> Loss:
         """The objective on some items."""
+
+
+@runtime_checkable
+class MergingTokenizer(Tokenizer, Protocol):
+    """A tokenizer that learns which tokens are merged by itself, once collisions are settled."""
+
+    def learn_merges(self, ids: SemanticIds, histories: Histories) -> npt.NDArray[np.int32]:
+        """[merges, 2] pairs of tokens, from the training part of the sequences."""
 
 
 @runtime_checkable

@@ -16,7 +16,7 @@ from rankloom.retrieval.history_tokens import ActionPieceTokens
 
 def fuse_rankings(
     rankings: Int[Tensor, "lists batch ranks"], num_items: int
-) -> Int[Tensor, "batch ranks"]:
+) -> Int[Tensor, "batch kept"]:
     """One list of item numbers for each row, best first.
 
     Args:

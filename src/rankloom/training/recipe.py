@@ -34,7 +34,7 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
-from rankloom.catalog import Entry, lookup
+from rankloom.catalog import CATALOG, Entry, lookup
 from rankloom.config import Config, apply_overrides, complete, parse_config, read_toml
 from rankloom.evaluation.protocol import EvaluationConfig
 from rankloom.training.config import TrainingConfig
@@ -56,14 +56,21 @@ class Recipe(Config):
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kind(cls, values: Any) -> Any:
+        # Before the keys are looked at: most of another kind's would be reported as unknown.
+        name = _model_name(values) if isinstance(values, dict) else None
+        entry = CATALOG.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.family == "retrieval":
+            raise ValueError(
+                f"{name} retrieves items and does not score rows; this takes recipes of ranking "
+                "and scenario models"
+            )
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        entry = self.entry()
-        if entry.family == "retrieval":
-            raise ValueError(
-                f"{entry.name} retrieves items and does not score rows; this takes recipes of "
-                "ranking and scenario models"
-            )
         self.settings()
         return self
 

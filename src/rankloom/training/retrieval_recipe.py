@@ -30,7 +30,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from rankloom.catalog import Entry, lookup
+from rankloom.catalog import CATALOG, Entry, lookup
 from rankloom.config import Config, parse_config
 from rankloom.evaluation.retrieval_protocol import RetrievalEvaluationConfig
 from rankloom.retrieval.collisions import CollisionConfig, DedupConfig
@@ -86,11 +86,20 @@ class RetrievalRecipe(Config):
     evaluation: RetrievalEvaluationConfig = RetrievalEvaluationConfig()
     """Decoding and figures."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _check_kind(cls, values: Any) -> Any:
+        # Before the keys are looked at: most of another kind's would be reported as unknown.
+        model = values.get("model") if isinstance(values, dict) else None
+        name = model.get("name") if isinstance(model, dict) else None
+        entry = CATALOG.get(name) if isinstance(name, str) else None
+        if entry is not None and entry.family != "retrieval":
+            raise ValueError(f"{name} scores rows; this takes recipes of retrieval models")
+        return values
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         entry = self.entry()
-        if entry.family != "retrieval":
-            raise ValueError(f"{entry.name} scores rows; a retrieval recipe takes retrieval models")
         self.settings()
         if "semantic_ids" in entry.requires and self.tokenizer is None:
             raise ValueError(

@@ -29,10 +29,10 @@ from rankloom.config import Config, load_config
 from rankloom.data.store import Dataset
 from rankloom.runs.record import StoredRun, recipe_hash
 from rankloom.training.course import Progress
-from rankloom.training.run_folders import find_run
 from rankloom.training.grid import Grid, ModelGrid, Values, changed_recipe
 from rankloom.training.jobs import Job, Outcome, run_jobs
 from rankloom.training.recipe import Recipe, load_recipe
+from rankloom.training.run_folders import find_run
 
 
 class ScaleGrid(Config):

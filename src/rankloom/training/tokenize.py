@@ -1,13 +1,13 @@
 """From a recipe to the semantic ids of its catalogue.
 
 A folder of semantic ids holds the ids (`SemanticIds`), `tokenizer.safetensors`, the vectors they
-were made of and the diagnostics. It is found again by a hash of everything it depends on, the
-source included, so that recipes that differ in the generator alone share one.
+were made of, the diagnostics and the items' titles. It is found again by a hash of everything it
+depends on, the source included, so that recipes that differ in the generator alone share one.
 """
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,12 +30,12 @@ from rankloom.retrieval.merges import (
 )
 from rankloom.retrieval.protocols import (
     FittedTokenizer,
+    MergingTokenizer,
     Tokenizer,
     TokenizerItems,
     TrainedTokenizer,
 )
 from rankloom.retrieval.semantic_ids import FACTS_FILE, SemanticIds
-from rankloom.retrieval.tokenizers.action_piece import ActionPiece
 from rankloom.retrieval.tokenizers.catalog import build_tokenizer
 from rankloom.retrieval.tokenizers.state import load_state
 from rankloom.runs.environment import current_commit
@@ -55,6 +55,8 @@ VECTORS_FILE = "vectors.safetensors"
 """`vectors` of the items, and `code_vectors` of the tokens where the tokenizer has some."""
 DIAGNOSTICS_FILE = "diagnostics.json"
 """What the ids are like."""
+TITLES_FILE = "titles.json"
+"""Titles of the items, in their order: what a person is shown of an id."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,9 @@ class Tokenized:
     """A vector of each token, where the tokenizer has them."""
     diagnostics: TokenizerDiagnostics
     """What the ids are like."""
+    titles: tuple[str, ...]
+    """Titles of the items, in their order, empty where an item has none; () where the folder was
+    written without them."""
 
     @classmethod
     def open(cls, folder: str | Path) -> "Tokenized":
@@ -84,12 +89,14 @@ class Tokenized:
         ids = SemanticIds.load(path)
         tensors = load_file(path / VECTORS_FILE)
         values = read_json_values(path / DIAGNOSTICS_FILE)
+        titles = path / TITLES_FILE
         return cls(
             path,
             ids,
             tensors["vectors"],
             tensors.get("code_vectors"),
             parse_config(TokenizerDiagnostics, values, str(path / DIAGNOSTICS_FILE)),
+            tuple(json.loads(titles.read_text(encoding="utf-8"))) if titles.is_file() else (),
         )
 
 
@@ -138,7 +145,7 @@ def tokenize(
     )
     ids = _merge(ids, recipe, data, tokenizer, vectors)
     diagnostics = diagnose(ids, vectors, assignment)
-    return _write(folder, ids, vectors, tokenizer, diagnostics)
+    return _write(folder, ids, vectors, tokenizer, diagnostics, data.catalogue.titles)
 
 
 def append(
@@ -150,8 +157,9 @@ def append(
     """Ids for new items beside the published ones, without any training; those never change.
 
     Encoders such as TF-IDF depend on all texts: encoded together with new items, the published
-    ones move a little. So the longer catalogue is encoded as a whole, and mapped by the linear map
+    ones move a little. So the longer catalogue is encoded as a whole, and mapped by the affine map
     that takes the published items best (least squares) to the vectors that their ids were made of.
+    With encoders that see each item alone (given vectors, sentences) that changes nothing.
 
     Args:
         recipe: the recipe of the published ids; made first where there are none.
@@ -191,7 +199,7 @@ def append(
     )
     ids = replace(ids, vectors_hash=vectors_hash(vectors))
     diagnostics = diagnose(ids, vectors, tokenizer.assign(vectors))
-    return _write(folder, ids, vectors, tokenizer, diagnostics)
+    return _write(folder, ids, vectors, tokenizer, diagnostics, longer.catalogue.titles)
 
 
 def load_tokenizer(recipe: RetrievalRecipe, tokenized: Tokenized) -> Tokenizer:
@@ -284,11 +292,16 @@ def _merge(
     tokenizer: Tokenizer,
     vectors: Float[Tensor, "items width"],
 ) -> SemanticIds:
-    """The ids with merges, where the recipe has some."""
-    if isinstance(tokenizer, ActionPiece):
-        # Its merges are its own: pairs of codes that occur together in histories.
-        return with_merges(ids, tokenizer.learn_merges(ids, data.histories.training()))
+    """The ids with merges, where the tokenizer learns its own or the recipe has some.
+
+    Raises:
+        ValueError: both.
+    """
     config = recipe.merges
+    if isinstance(tokenizer, MergingTokenizer):
+        if config is not None:
+            raise ValueError(f"{ids.tokenizer} learns merges of its own; leave [merges] out")
+        return with_merges(ids, tokenizer.learn_merges(ids, data.histories.training()))
     if config is None:
         return ids
     meaning = (
@@ -307,9 +320,11 @@ def _moved(
     known = encoded[: len(published)]
     if torch.equal(known, published):
         return encoded
-    # Least squares by the pseudo-inverse: there may be fewer items than dimensions.
-    shift = torch.linalg.pinv(known.double()) @ published.double()  # [width, width]
-    return (encoded.double() @ shift).float()
+    # The constant takes up another mean. Directions that the items hardly have would be fitted to
+    # rounding errors: the pseudo-inverse leaves them out.
+    affine = torch.nn.functional.pad(encoded.double(), (0, 1), value=1.0)  # [longer, width + 1]
+    inverse = torch.linalg.pinv(affine[: len(published)], rtol=1e-4)
+    return (affine @ (inverse @ published.double())).float()
 
 
 def _write(
@@ -318,6 +333,7 @@ def _write(
     vectors: Float[Tensor, "items width"],
     tokenizer: Tokenizer,
     diagnostics: TokenizerDiagnostics,
+    titles: Sequence[str],
 ) -> Tokenized:
     """The folder, whole or not at all."""
     assert isinstance(tokenizer, nn.Module)
@@ -331,5 +347,7 @@ def _write(
         save_file(state, part / TOKENIZER_FILE)
         text = json.dumps(diagnostics.model_dump(mode="json"), indent=2, ensure_ascii=False)
         (part / DIAGNOSTICS_FILE).write_text(text + "\n", encoding="utf-8")
+        listed = json.dumps(list(titles), indent=0, ensure_ascii=False)
+        (part / TITLES_FILE).write_text(listed + "\n", encoding="utf-8")
         ids.save(part)
-    return Tokenized(folder, ids, vectors, code_vectors, diagnostics)
+    return Tokenized(folder, ids, vectors, code_vectors, diagnostics, tuple(titles))

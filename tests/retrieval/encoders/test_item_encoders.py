@@ -19,7 +19,9 @@ from rankloom.retrieval.encoders import (
 )
 from rankloom.retrieval.encoders.encoder import centred, singular_vectors, whitened
 from rankloom.retrieval.histories import Histories
+from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.items import Catalogue
+from rankloom.retrieval.sequential.sasrec import SASRec, SASRecConfig
 
 
 class Holder(Config):
@@ -129,6 +131,13 @@ def test_the_table_of_a_run_is_read_by_name(tmp_path: Path) -> None:
         encoder.encode(of_vectors(torch.zeros(7, 1)), None, 0)
     with pytest.raises(FileNotFoundError, match="no such run"):
         SasrecConfig(run=str(tmp_path / "gone")).encode(catalogue, None, 0)
+
+
+def test_the_default_name_is_that_of_our_sasrec(tmp_path: Path) -> None:
+    model = SASRec(SASRecConfig(), ItemSchema(3))
+    save_file(model.state_dict(), tmp_path / "model.safetensors")
+    vectors = SasrecConfig(run=str(tmp_path)).encode(of_vectors(torch.zeros(3, 1)), None, 0)
+    assert torch.equal(vectors, model.embed.items.weight[1:])
 
 
 def test_other_weights_of_a_run_have_another_cache_key(tmp_path: Path) -> None:

@@ -114,7 +114,7 @@ def test_label_smoothing_moves_the_loss_towards_uniform() -> None:
     states, labels, items = model.tokens.train_states(batch)
     logp = model.tokens.logits(states).log_softmax(-1)
     hard = -logp.gather(1, labels[:, None]).mean()
-    model.label_smoothing = 0.2
+    model.tokens.label_smoothing = 0.2
     expected = 0.8 * hard - 0.2 * logp.mean()
     torch.testing.assert_close(model.loss(batch).total, expected)
     assert items.unique().tolist() == [1, 7]

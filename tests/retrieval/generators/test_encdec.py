@@ -9,9 +9,8 @@ from generator_cases import (
     variable_ids,
     whole_sequences,
 )
-from transformers import T5Config, T5ForConditionalGeneration
 
-from rankloom.layers.t5 import T5Attention
+from benchmarks.retrieval_t5 import t5_with_weights_of
 from rankloom.retrieval.decoding import score_all
 from rankloom.retrieval.generators.adapters import LowRankAdapters
 from rankloom.retrieval.generators.encdec import EncDec, EncDecConfig
@@ -32,45 +31,6 @@ def encdec(config: EncDecConfig = SMALL) -> EncDec:
     return EncDec(config, small_schema(variable_ids())).eval()
 
 
-def copy_attention(ours: T5Attention, theirs: torch.nn.Module) -> None:
-    theirs.q.weight.copy_(ours.query.weight)
-    theirs.k.weight.copy_(ours.key_value.weight.chunk(2)[0])
-    theirs.v.weight.copy_(ours.key_value.weight.chunk(2)[1])
-    theirs.o.weight.copy_(ours.out.weight)
-
-
-@torch.no_grad()
-def as_t5(model: EncDec, config: EncDecConfig) -> T5ForConditionalGeneration:
-    """Hugging Face's T5 of the same size with the same weights."""
-    t5 = T5ForConditionalGeneration(
-        T5Config(
-            vocab_size=model.token.num_embeddings, d_model=config.dim, d_kv=config.head_dim,
-            d_ff=config.hidden_dim, num_layers=config.num_layers, num_heads=config.num_heads,
-            relative_attention_num_buckets=config.num_buckets, tie_word_embeddings=True,
-            relative_attention_max_distance=config.max_distance, feed_forward_proj="relu",
-            decoder_start_token_id=START,
-        )
-    ).eval()  # fmt: skip
-    t5.shared.weight.copy_(model.token.weight)
-    for ours, bias, norm, theirs in (
-        (model.encoder, model.encoder_bias, model.encoder_norm, t5.encoder),
-        (model.decoder, model.decoder_bias, model.decoder_norm, t5.decoder),
-    ):
-        attention = theirs.block[0].layer[0].SelfAttention
-        attention.relative_attention_bias.weight.copy_(bias.table.weight)
-        theirs.final_layer_norm.weight.copy_(norm.weight)
-        for layer, block in zip(ours, theirs.block, strict=True):
-            copy_attention(layer.attention, block.layer[0].SelfAttention)
-            block.layer[0].layer_norm.weight.copy_(layer.attention_norm.weight)
-            if len(block.layer) == 3:
-                copy_attention(layer.cross, block.layer[1].EncDecAttention)
-                block.layer[1].layer_norm.weight.copy_(layer.cross_norm.weight)
-            block.layer[-1].layer_norm.weight.copy_(layer.network_norm.weight)
-            block.layer[-1].DenseReluDense.wi.weight.copy_(layer.network.expand.weight)
-            block.layer[-1].DenseReluDense.wo.weight.copy_(layer.network.reduce.weight)
-    return t5
-
-
 @torch.no_grad()
 def test_logits_are_those_of_hugging_face_t5_with_the_same_weights() -> None:
     model = encdec(SMALL.model_copy(update={"max_length": 12}))
@@ -81,7 +41,7 @@ def test_logits_are_those_of_hugging_face_t5_with_the_same_weights() -> None:
     tokens = torch.randint(3, 15, (3, 1, 9), generator=torch.Generator().manual_seed(1))
     read = torch.nn.functional.pad(model.history.tokens(batch.items), (1, 0), value=START)
     assert read.shape[1] > 2 * SMALL.max_distance
-    theirs = as_t5(model, SMALL)(
+    theirs = t5_with_weights_of(model, SMALL)(
         input_ids=read,
         attention_mask=(read > 0).long(),
         decoder_input_ids=torch.nn.functional.pad(tokens[:, 0, :-1], (1, 0), value=START),

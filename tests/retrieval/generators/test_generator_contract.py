@@ -125,7 +125,7 @@ def test_a_planted_signal_is_learned(name: str) -> None:
     rows = [cycle[start : start + 4] for start in range(12)]
     batch = training_batch(model, *rows)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(180):
         optimizer.zero_grad()
         model.loss(batch).total.backward()
         optimizer.step()

@@ -1,9 +1,8 @@
-import pytest
 import torch
 from generator_cases import histories, whole_sequences
 
+from rankloom.retrieval.generators.id_likelihood import id_log_likelihood
 from rankloom.retrieval.generators.inputs import UserEmbedding, newest_items
-from rankloom.retrieval.generators.token_loss import id_log_likelihood, token_cross_entropy
 from rankloom.retrieval.histories import HistoryBatch
 
 
@@ -32,14 +31,6 @@ def test_likelihood_of_an_id_is_the_sum_over_its_tokens() -> None:
     tokens = torch.tensor([[2, 1, 0], [1, 0, 0]])
     found = id_log_likelihood(logits.expand(2, -1, -1), tokens).exp()
     torch.testing.assert_close(found, torch.tensor([0.5 * 0.8, 0.3]))
-
-
-def test_cross_entropy_is_a_mean_over_tokens_and_zero_of_none() -> None:
-    logits = torch.log(torch.tensor([[0.25, 0.75], [0.5, 0.5]]))
-    value = token_cross_entropy(logits, torch.tensor([1, 0])).item()
-    expected = -torch.log(torch.tensor([0.75, 0.5])).mean().item()
-    assert value == pytest.approx(expected)
-    assert token_cross_entropy(logits[:0], torch.tensor([], dtype=torch.int64)).item() == 0
 
 
 def test_a_batch_of_shorter_rows_is_not_cut() -> None:

@@ -36,6 +36,17 @@ def test_scores_are_the_mean_log_probability_of_the_digits() -> None:
 
 
 @torch.no_grad()
+def test_cosines_are_not_rounded_under_autocast() -> None:
+    model = rpg()
+    states = torch.randn(5, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model._digit_logits(states)
+    assert logits.dtype == torch.float32
+    assert (logits.bfloat16() != logits).any()
+    assert logits.abs().max() <= 1 / 0.03 + 1e-3
+
+
+@torch.no_grad()
 def test_the_loss_is_minus_the_mean_score_of_the_targets() -> None:
     model = rpg()
     rows = [[3, 1, 7, 2], [5, 6]]

@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from rankloom.layers.embedding import Table
 from rankloom.protocols import HasLoss
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.protocols import ItemScorer
+from rankloom.retrieval.sequential.item_sequence import item_scores
 from rankloom.training.config import TrainingConfig
 from rankloom.training.history_batches import HistoryBatches
 from rankloom.training.loop import train
@@ -130,6 +132,18 @@ def test_bfloat16_autocast_runs(name: str) -> None:
     loss.total.backward()
     assert loss.total.dtype == torch.float32
     assert loss.total.isfinite()
+
+
+@torch.no_grad()
+def test_scores_are_not_rounded_under_autocast() -> None:
+    table, states = Table(2001, 16, 0.3), torch.randn(50, 16)
+    exact = item_scores(states, table)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = item_scores(states, table)
+        other = item_scores(states.bfloat16(), table)
+    assert torch.equal(found, exact)
+    assert other.dtype == torch.float32
+    assert (other.topk(10, dim=1).values.diff(dim=1) < 0).all()  # no ties
 
 
 @every_model

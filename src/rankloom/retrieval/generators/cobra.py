@@ -24,6 +24,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.linear_cross_entropy import linear_cross_entropy
 from rankloom.layers.mlp import MLP, linear
 from rankloom.protocols import Loss
 from rankloom.retrieval.decoding import beam_search
@@ -34,7 +35,6 @@ from rankloom.retrieval.generators.token_decoder import (
     TokenDecoder,
     TokenDecoderConfig,
 )
-from rankloom.retrieval.generators.token_loss import token_cross_entropy
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.semantic_ids import END
@@ -127,15 +127,13 @@ class Cobra(nn.Module):
             ValueError: there are no targets, or a target is not the item that follows.
         """
         states, labels, items = self.tokens.train_states(batch)
-        sparse = token_cross_entropy(
-            self.tokens.logits(states), labels, label_smoothing=self.config.label_smoothing
-        )
+        sparse = self.tokens.cross_entropy(states, labels)
         ends = (labels == END).nonzero().squeeze(1)  # the state after an id's last code
         distinct, target = torch.unique(items.index_select(0, ends), return_inverse=True)
         unit = functional.normalize(self.dense(distinct).float(), dim=1)  # [distinct, dim]
         queries = functional.normalize(self.query(states.index_select(0, ends)).float(), dim=1)
-        cosines = queries @ unit.T  # [ends, distinct]
-        dense = token_cross_entropy(cosines / self.config.dense_temperature, target)
+        # Cosines of all queries and vectors are the logits.
+        dense = linear_cross_entropy(queries / self.config.dense_temperature, unit, target)
         return Loss(sparse + self.config.dense_weight * dense, {"sparse": sparse, "dense": dense})
 
     def start(self, batch: HistoryBatch) -> tuple[Float[Tensor, "batch 1 dim"], DecoderState]:

@@ -24,7 +24,6 @@ from rankloom.retrieval.generators.token_decoder import (
     TokenDecoder,
     TokenDecoderConfig,
 )
-from rankloom.retrieval.generators.token_loss import token_cross_entropy
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.item_schema import ItemSchema
 
@@ -51,7 +50,6 @@ class Decoder(nn.Module):
         super().__init__()
         adapter = config.adapters.build(config.dim, schema)
         self.tokens = TokenDecoder(config, schema, model="decoder", item_part=adapter)
-        self.label_smoothing = config.label_smoothing
 
     def loss(self, batch: HistoryBatch) -> Loss:
         """Mean cross-entropy over the tokens of all targets.
@@ -60,11 +58,7 @@ class Decoder(nn.Module):
             ValueError: there are no targets, or a target is not the item that follows.
         """
         states, labels, _ = self.tokens.train_states(batch)
-        return Loss(
-            token_cross_entropy(
-                self.tokens.logits(states), labels, label_smoothing=self.label_smoothing
-            )
-        )
+        return Loss(self.tokens.cross_entropy(states, labels))
 
     def start(self, batch: HistoryBatch) -> tuple[Float[Tensor, "batch 1 dim"], DecoderState]:
         """As `Generator.start`."""

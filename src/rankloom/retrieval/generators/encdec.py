@@ -27,12 +27,13 @@ from rankloom.config import Config
 from rankloom.layers.beam_attention import follow_parents
 from rankloom.layers.causal_transformer import KeysValues
 from rankloom.layers.dropout import Dropout
+from rankloom.layers.linear_cross_entropy import linear_cross_entropy
 from rankloom.layers.norm import RMSNorm
 from rankloom.layers.t5 import EPS, BucketBias, T5DecoderLayer, T5EncoderLayer
 from rankloom.protocols import Loss
 from rankloom.retrieval.generators.adapters import LowRankAdapters
+from rankloom.retrieval.generators.id_likelihood import id_log_likelihood
 from rankloom.retrieval.generators.inputs import UserEmbedding, newest_items, schema_ids
-from rankloom.retrieval.generators.token_loss import id_log_likelihood, token_cross_entropy
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.history_tokens import HistoryTokensConfig, IdTokensConfig
 from rankloom.retrieval.item_schema import ItemSchema
@@ -80,7 +81,7 @@ class EncDecState:
     """Keys and values of the encoder's output for every decoder layer, without an axis of beams."""
     mask: Bool[Tensor, "batch 1 1 seq"]
     """True at the encoder's real positions."""
-    own: Float[Tensor, "batch beams layers 2 heads steps head_dim"]
+    own: Float[Tensor, "steps batch beams layers 2 heads head_dim"]
     """Keys and values of the beams' own steps, all layers."""
 
 
@@ -140,36 +141,40 @@ class EncDec(nn.Module):
         tokens = tokens[:, : max(1, int((tokens != PADDING).sum(1).amax())) if len(tokens) else 1]
         hidden = self._decode(tokens, *self._encode(batch))
         real = (tokens != PADDING).flatten().nonzero().squeeze(1)
-        logits = self.logits(hidden.flatten(0, 1).index_select(0, real))
+        states = hidden.flatten(0, 1).index_select(0, real)
         labels = tokens.flatten().index_select(0, real)
-        return Loss(token_cross_entropy(logits, labels, label_smoothing=self.label_smoothing))
+        return Loss(
+            linear_cross_entropy(
+                states * self.scale,
+                self.token.weight,
+                labels,
+                label_smoothing=self.label_smoothing,
+            )
+        )
 
     def start(self, batch: HistoryBatch) -> tuple[Float[Tensor, "batch 1 dim"], EncDecState]:
         """Run the encoder once and make its keys and values once; as `Generator.start`."""
         context, mask = self._encode(batch)
         keys = context[0][0]
-        own = keys.new_empty(batch.size, 1, len(context), 2, keys.shape[1], 0, keys.shape[3])
+        own = keys.new_empty(0, batch.size, 1, len(context), 2, keys.shape[1], keys.shape[3])
         tokens = torch.full((batch.size, 1), START, device=mask.device)
         return self.advance(EncDecState(context, mask, own), tokens, torch.zeros_like(tokens))
 
+    @torch.no_grad()
     def advance(
         self,
         state: EncDecState,
         tokens: Int[Tensor, "batch beams"],
         parents: Int[Tensor, "batch beams"],
     ) -> tuple[Float[Tensor, "batch beams dim"], EncDecState]:
-        """One step; as `Generator.advance`."""
-        before = follow_parents(state.own, parents)
-        step = before.shape[-2]
-        bias = self.decoder_bias(step + 1, first_query=step)  # [heads, 1, steps + 1]
+        """One step, without gradients; as `Generator.advance`."""
+        own = follow_parents(state.own, parents)
+        bias = self.decoder_bias(len(own), first_query=len(own) - 1)  # [heads, 1, steps]
         x = self.dropout(self.token(tokens))
-        own: list[Tensor] = []
         for place, layer in enumerate(self.decoder):
-            advance = cast(T5DecoderLayer, layer).step
-            x, new = advance(x, before[:, :, place], bias, state.context[place], state.mask)
-            own.append(new)
-        hidden = self.dropout(self.decoder_norm(x))
-        return hidden, EncDecState(state.context, state.mask, torch.stack(own, dim=2))
+            step = cast(T5DecoderLayer, layer).step
+            x = step(x, own[:, :, :, place], bias, state.context[place], state.mask)
+        return self.dropout(self.decoder_norm(x)), EncDecState(state.context, state.mask, own)
 
     def logits(self, hidden: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape vocabulary"]:
         """Logits of all tokens of the next position."""

@@ -195,7 +195,9 @@ class RPG(nn.Module):
     ) -> Float[Tensor, "rows digits codes"]:
         by_digit = states + functional.silu(states @ self.heads)  # [digits, rows, dim]
         unit = functional.normalize(by_digit.float(), dim=-1)
-        cosines = unit @ functional.normalize(self.embedding, dim=-1).mT
+        # Over so low a temperature a cosine of half precision would be wrong by a tenth.
+        with torch.autocast(states.device.type, enabled=False):
+            cosines = unit @ functional.normalize(self.embedding.float(), dim=-1).mT
         return cosines.transpose(0, 1) / self.temperature
 
 

@@ -6,7 +6,8 @@ next one, and so on. One pass over a user's sequence gives the loss of every tok
 
 Positions are learned: the place of the item in the window, counted from its oldest item, and the
 place of the token in its item. A test history has one or two items more than any training row of
-that user had; since windows end at `max_length` items, no place is beyond what long rows trained.
+that user had. Windows end at `max_length` items, so that no place is new as soon as some training
+row fills a window; else the longest users of all are told by a place that was not trained.
 """
 
 from dataclasses import dataclass
@@ -19,14 +20,15 @@ from torch.nn import functional
 
 from rankloom.layers.causal_transformer import BeamCache
 from rankloom.layers.dropout import Dropout
+from rankloom.layers.linear_cross_entropy import linear_cross_entropy
 from rankloom.retrieval.generators.causal import CausalConfig
+from rankloom.retrieval.generators.id_likelihood import id_log_likelihood
 from rankloom.retrieval.generators.inputs import (
     INIT_STD,
     UserEmbedding,
     newest_items,
     schema_ids,
 )
-from rankloom.retrieval.generators.token_loss import id_log_likelihood
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.history_tokens import IdTokens, TokenizedHistories, pack_tokens
 from rankloom.retrieval.item_schema import ItemSchema
@@ -86,6 +88,7 @@ class TokenDecoder(nn.Module):
         self.max_length = config.max_length
         # DIFF: LETTER's temperature is part of the loss alone, here of the logits.
         self.temperature = config.temperature
+        self.label_smoothing = config.label_smoothing
         self.first_item = config.first_item
         self.history = IdTokens(ids)
         self.token = nn.Embedding(ids.vocabulary_size, config.dim)
@@ -178,6 +181,17 @@ class TokenDecoder(nn.Module):
         x = self.token(tokens) + position.unsqueeze(1)
         hidden, cache = self.transformer.step(self.dropout(x), state.cache, parents)
         return hidden, DecoderState(cache, state.place)
+
+    def cross_entropy(
+        self, states: Float[Tensor, "labels dim"], labels: Int[Tensor, " labels"]
+    ) -> Float[Tensor, ""]:
+        """Mean cross-entropy of what `train_states` gives, over all tokens; 0 of none."""
+        return linear_cross_entropy(
+            states / self.temperature,
+            self.token.weight,
+            labels,
+            label_smoothing=self.label_smoothing,
+        )
 
     def logits(self, hidden: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape vocabulary"]:
         """Logits of all tokens."""

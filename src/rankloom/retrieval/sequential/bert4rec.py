@@ -4,7 +4,7 @@ Source: Sun et al., CIKM 2019, arXiv:1904.06690, section 3.
 Equations, with n items and LN a layer norm:
     x[i] = Dropout(LN(item[i] + position[n - 1 - i])),  item[i] = mask where item i is masked
     z    = LN(x + Dropout(W_O Attention(x))),  x' = LN(z + Dropout(W2 gelu(W1 z + b1) + b2))
-    r(j) = <gelu(W_P x[i] + b_P), item[j]> + bias[j] at a masked item i
+    r(j) = <LN(gelu(W_P x[i] + b_P)), item[j]> + bias[j] at a masked item i
     Training masks a share of a sequence's items at random and tells them from all others.
     At prediction a mask follows the history's newest item.
 Differs from the paper: the norms of its code, of the input and after W_P's activation, are not in
@@ -14,7 +14,6 @@ Differs from the paper: the norms of its code, of the input and after W_P's acti
 The paper does not say: how many sequences have only their last item masked, as at prediction. Its
     code makes one such copy beside ten of the others: `last_only_share`.
 A training row is a user's sequence: its items and the last target.
-Published, Amazon Beauty, Recall@10 / NDCG@10: .0347 / .0170 (in TIGER, arXiv:2305.05065).
 """
 
 from typing import ClassVar, Literal

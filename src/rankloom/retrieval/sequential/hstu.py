@@ -13,7 +13,7 @@ Differs from the paper: histories here carry no times, so r has no buckets of ti
     all models here share their losses; the softmax is over all items by default (its code draws 128
     or more negatives at a temperature of 0.05).
 The paper does not say: the order in which positions are counted.
-Published, Amazon Beauty, Recall@10 / NDCG@10: .0704 / .0389 (in ActionPiece, arXiv:2502.13581).
+Published, Amazon Beauty, NDCG@10: .0389 (in RPG, KDD 2025).
 """
 
 from typing import ClassVar, Literal

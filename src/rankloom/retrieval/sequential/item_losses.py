@@ -12,7 +12,7 @@ Differs from the papers: SASRec draws negatives that the user never took; here t
 """
 
 import math
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,18 +23,6 @@ from torch.nn import functional
 from rankloom.config import Config
 from rankloom.layers.embedding import Table
 from rankloom.layers.linear_cross_entropy import linear_cross_entropy
-
-
-class ItemLoss(Protocol):
-    """What a model asks of its loss."""
-
-    def __call__(
-        self,
-        states: Float[Tensor, "positions dim"],
-        targets: Int[Tensor, " positions"],
-        table: Table,
-    ) -> Float[Tensor, ""]:
-        """The mean over positions, 0 without any; targets are item numbers, from 1."""
 
 
 class SoftmaxConfig(Config):

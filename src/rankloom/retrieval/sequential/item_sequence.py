@@ -7,8 +7,9 @@ over all items touches every vector in every step, which the sparse table optimi
 sampled losses they work.
 
 Positions are counted from the newest item backwards, as in SASRec's code, which pads at the left:
-the item before the prediction stands at the same position in a short and in a long history, and a
-context at test, longer by the held-out items, has no position that training did not have.
+the item before the prediction stands at the same position in a short and in a long history. A
+context at test is longer by the held-out items: only the oldest items of a history that is the
+longest of all and still below `max_length` stand where no training row reached.
 
 An empty history is one row of padding: its state is what the model makes of the newest position
 without an item, so its scores are finite and the same for every empty history.
@@ -123,5 +124,9 @@ def target_states(
 
 
 def item_scores(states: Float[Tensor, "batch dim"], table: Table) -> Float[Tensor, "batch items"]:
-    """The products of states with every item's vector, float32."""
-    return (states @ table.weight[1:].T).float()
+    """The products of states with every item's vector, float32 also under autocast.
+
+    Rounded to half precision, two of the best ten scores of most histories would be equal.
+    """
+    with torch.autocast(states.device.type, enabled=False):
+        return states.float() @ table.weight[1:].float().T

@@ -7,11 +7,11 @@ Equations, with n items and LN a layer norm:
     x'   = z + Dropout(W2 Dropout(relu(W1 LN(z) + b1)) + b2)    per block
     r(j) = <LN(x[n - 1]), item[j]>
 Differs from the paper: softmax over all items by default; the paper's is `loss.kind = "bce"`, which
-    reaches about two thirds of its Recall on Amazon Beauty. Attention has an output projection,
-    which with one head the paper's has not.
+    in one careful reproduction reached a Recall@10 of .0539 on Amazon Beauty where softmax had
+    .0859. Attention has an output projection, which with one head the paper's has not.
 The paper does not say: that its code normalises queries alone (here all of attention's input, as
-    its equation does), multiplies item vectors by sqrt(dim) and normalises the last
-    state (as here).
+    its equation does), multiplies item vectors by sqrt(dim) and normalises the last state (both as
+    here).
 Published, Amazon Beauty, Recall@10 of 2 blocks: .0605 with BCE (in TIGER, arXiv:2305.05065).
 """
 

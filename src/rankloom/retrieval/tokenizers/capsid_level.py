@@ -142,7 +142,7 @@ class CapsuleLevel(nn.Module):
 
     def forward(self, residual: Float[Tensor, "batch dim"]) -> LevelRouting:
         """Route a residual."""
-        # DIFF: as published nothing is scaled (`scaling`), and there is no kappa (1 without learning).
+        # DIFF: as published no `scaling` and no kappa (1, not learned).
         scale = self.config.scaling.scale(residual, self.sigma)
         inputs = residual / scale
         votes: Votes = self.pose(self.adapter(inputs))

@@ -22,6 +22,7 @@ TokenizerConfig = Annotated[
     | CapsIDConfig
     | GAOQConfig
     | ActionPieceConfig
+    | ActionPieceConfig
     | AttributePrefixConfig,
     Field(discriminator="kind"),
 ]

@@ -5,7 +5,7 @@ official code. For any tokenizer whose last level quantises a residual: RQ-VAE, 
 k-means.
 """
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,8 @@ BLOCK_ENTRIES = 2**22
 """Distances that are held at once."""
 
 
+@runtime_checkable
+@runtime_checkable
 class ResidualTokenizer(Protocol):
     """What the mapping asks of a tokenizer."""
 

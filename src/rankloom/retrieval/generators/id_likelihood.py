@@ -1,24 +1,10 @@
-"""Cross-entropy of tokens, and the likelihood of whole ids."""
+"""The likelihood of whole ids."""
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn import functional
 
 from rankloom.retrieval.semantic_ids import PADDING
-
-
-def token_cross_entropy(
-    logits: Float[Tensor, "tokens vocabulary"],
-    labels: Int[Tensor, " tokens"],
-    *,
-    label_smoothing: float = 0.0,
-) -> Float[Tensor, ""]:
-    """Mean cross-entropy over tokens, in float32; 0 of none."""
-    total = functional.cross_entropy(
-        logits.float(), labels, reduction="sum", label_smoothing=label_smoothing
-    )
-    return total / max(labels.shape[0], 1)
 
 
 def id_log_likelihood(
