@@ -64,6 +64,36 @@ def run(folder: Path) -> Path:
     return Path(json.loads(result.stdout)["folder"])
 
 
+def test_inspect_shows_the_recall_by_margin_and_count(run: Path, tmp_path: Path) -> None:
+    result = invoke("inspect", run, "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "recall@10 by margin of the first code of the target" in result.stdout
+    assert (tmp_path / "inspect.html").is_file()
+    printed = invoke("inspect", run, "--split", "valid", "--out", tmp_path, "--json")
+    values = json.loads(printed.stdout)
+    assert values["split"] == "valid"
+    assert values == json.loads((tmp_path / "inspect.json").read_text(encoding="utf-8"))
+    refused = invoke("inspect", run, "--layers", "layers.*")
+    assert refused.exit_code == 1
+    assert "--layers and --landscape are for models that score rows" in refused.output
+
+
+def test_report_shows_tokenizers_side_by_side(folder: Path, run: Path, tmp_path: Path) -> None:
+    overrides = ("--set", "tokenizer.level_sizes=[4]", "--out", folder / "runs")
+    assert invoke("tokenize", folder / "toy.toml", *overrides).exit_code == 0
+    result = invoke("report", folder / "runs", "--tokenizers", "--out", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "collisions" in result.stdout
+    text = (tmp_path / "tokenizers.html").read_text(encoding="utf-8")
+    # The run's copy of its ids is not a third one.
+    assert "2 tokenizers of 40 items" in text
+    title = SequenceData.open(folder / "data").catalogue.titles[0]
+    assert title in text
+    refused = invoke("report", folder / "runs", "--tokenizers", "--json")
+    assert refused.exit_code == 1
+    assert "--json are for runs, not for tokenizers" in refused.output
+
+
 def ids_of(folder: Path) -> list[str]:
     return SequenceData.open(folder / "data").catalogue.ids
 

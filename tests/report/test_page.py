@@ -255,3 +255,56 @@ def test_a_single_run_shows_its_intervals(tmp_path: Path) -> None:
     text = Page(page_of(runs)).text
     assert "0.55000 to" not in text
     assert "± 0.00000" in text
+
+
+def retrieval_record(model: str, recall: float, shared: float | None) -> Record:
+    """A run of a model that retrieves, with the slices of its catalogue."""
+    figures = {"recall@10": recall, "ndcg@10": recall / 2, "mrr@10": recall / 3}
+    if shared is not None:
+        figures |= {"recall_id@10": shared, "invalid_rate": 0.0}
+    facts = DatasetFacts(
+        name="beauty", data_hash="cccc", rows={"train": 9, "test": 9}, items=12_101, interactions=99
+    )
+    slices = {name: {"rows": 3, **figures} for name in ("head", "torso", "tail", "cold")}
+    return build_record(
+        model,
+        family="retrieval",
+        dataset=facts,
+        metrics={"test": figures},
+        scenarios={"test": slices},
+    )
+
+
+def test_retrieval_shows_slices_and_ids_beside_items(tmp_path: Path) -> None:
+    runs = store(
+        tmp_path,
+        retrieval_record("decoder", 0.06, 0.09),
+        retrieval_record("sasrec", 0.08, None),
+    )
+    board = build_leaderboard([run.record for run in runs])
+    assert board.tables[0].metrics == (
+        "recall@10",
+        "recall_id@10",
+        "ndcg@10",
+        "mrr@10",
+        "invalid_rate",
+    )
+    assert [row.label for row in board.tables[0].rows] == ["sasrec", "decoder"]
+    page = Page(render_page(board, runs))
+    for words in (
+        "items 12,101",
+        "Slices",
+        "recall@10 of each slice",
+        "cold targets occur less than 5 times",
+        "0.09000",
+    ):
+        assert words in page.text
+    assert "positives" not in page.text
+    assert "scenario" not in page.text.lower()
+
+
+def test_scenarios_keep_their_name_and_positives(runs: list[StoredRun]) -> None:
+    text = Page(page_of(runs)).text
+    assert "auc of each scenario" in text
+    assert "positives" in text
+    assert "slice" not in text.lower()

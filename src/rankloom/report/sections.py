@@ -178,6 +178,7 @@ def _summary_cell(summary: Summary, *, best: bool = False) -> dict[str, Any]:
 def _scenario_tables(table: Table) -> list[dict[str, Any]]:
     """One table per metric: a line per scenario, the largest first, and a column per model."""
     tables = []
+    headings = ["rows"] if table.dataset.items else ["rows", "positives"]
     for metric in table_metrics(table):
         lines = []
         for scenario in by_size(table):
@@ -190,7 +191,8 @@ def _scenario_tables(table: Table) -> list[dict[str, Any]]:
                     for row, figure in zip(table.rows, found, strict=True)
                 ]
                 whole = MISSING if positives is None else f"{positives:,}"
-                counts = [_plain_cell(f"{rows:,}", rows), _plain_cell(whole, positives)]
+                both = [_plain_cell(f"{rows:,}", rows), _plain_cell(whole, positives)]
+                counts = both[: len(headings)]
                 name = scenario_title(table, scenario)
                 lines.append({"scenario": name, "cells": [*counts, *drawn]})
         over = [
@@ -204,7 +206,15 @@ def _scenario_tables(table: Table) -> list[dict[str, Any]]:
             {"label": row.label, "colour": colour(position)}
             for position, row in enumerate(table.rows)
         ]
-        tables.append({"metric": metric, "labels": labels, "lines": lines, "over": over})
+        tables.append(
+            {
+                "metric": metric,
+                "counts": headings,
+                "labels": labels,
+                "lines": lines,
+                "over": over,
+            }
+        )
     return tables
 
 

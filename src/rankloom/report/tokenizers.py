@@ -41,15 +41,16 @@ def find_tokenized(roots: Iterable[str | Path]) -> list[Tokenized]:
         FileNotFoundError: a folder holds no semantic ids.
         ValueError: some are damaged.
     """
-    found: dict[tuple[str, str], Tokenized] = {}
+    found: dict[tuple[str, ...], Tokenized] = {}
     for root in map(Path, roots):
         files = sorted(root.rglob(FACTS_FILE))
         if not files:
             raise FileNotFoundError(f"no semantic ids in {root}; make them with rankloom tokenize")
         for file in files:
             opened = Tokenized.open(file.parent)
-            key = (opened.ids.content_hash, repr(sorted(opened.ids.settings.items())))
-            found.setdefault(key, opened)
+            ids = opened.ids
+            made_of = (ids.tokenizer, repr(sorted(ids.settings.items())), ids.vectors_hash)
+            found.setdefault((ids.content_hash, ids.items_hash, *made_of), opened)
     return list(found.values())
 
 
