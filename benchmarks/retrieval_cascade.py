@@ -100,7 +100,7 @@ def merged_ids(num_items: int) -> SemanticIds:
     rng = np.random.default_rng(2)
     codes = []
     for size in LEVEL_SIZES:
-        weights = rng.lognormal(0.0, 1.5, size)
+        weights = rng.lognormal(0.0, 1.75, size)
         codes.append(rng.choice(size, num_items, p=weights / weights.sum()))
     lengths = rng.integers(SHORTEST, LONGEST + 1, num_items)
     table = np.stack(codes, 1).astype(np.int32)
