@@ -18,9 +18,9 @@ def test_columns_stand_by_kind_then_by_rank() -> None:
     record = build_record(metrics={"test": dict.fromkeys(names, 0.1)})
     assert metric_columns([record], "test") == (
         "recall@5",
+        "recall_id@5",  # beside that of items
         "recall@10",
         "ndcg@5",
         "ndcg@10",
         "mrr@5",
-        "recall_id@5",
     )
