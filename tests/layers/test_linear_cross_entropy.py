@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.flop_counter import FlopCounterMode
 
 from rankloom.layers import linear_cross_entropy as module
 from rankloom.layers.linear_cross_entropy import linear_cross_entropy
@@ -74,7 +75,8 @@ def test_bfloat16_products_have_float32_losses_and_gradients() -> None:
 
 def test_without_gradients_only_the_loss_is_made() -> None:
     x, weight, _, targets = make()
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         loss = linear_cross_entropy(x, weight, targets)
     assert not loss.requires_grad
+    assert counter.get_total_flops() == 2 * ROWS * CLASSES * DIM  # one product
     torch.testing.assert_close(loss, functional.cross_entropy(x @ weight.T, targets).detach())

@@ -87,7 +87,7 @@ def test_measures_stand_in_their_columns(tmp_path: Path) -> None:
     ids = named(find_tokenized([tmp_path]))
     table = measure_table(ids)
     plain, with_merges = (dict(zip(table.columns, row, strict=True)) for row in table.rows)
-    assert plain["levels"] == "3 2"
+    assert plain["levels"] == "3, 2"
     assert plain["ids"] == "5"  # two of the six items share theirs
     assert plain["collisions"] == "33.33%"
     assert plain["largest"] == "2"
@@ -97,6 +97,12 @@ def test_measures_stand_in_their_columns(tmp_path: Path) -> None:
     assert (plain["merges"], with_merges["merges"]) == ("0", "1")
     assert (plain["tokens"], with_merges["tokens"]) == ("1.83", "1.50")
     assert len(table.notes) == 1
+
+
+def test_equal_levels_are_told_once(tmp_path: Path) -> None:
+    codes = np.zeros((6, 4), np.int32)
+    write(tmp_path, codes, level_sizes=(3, 3, 3, 2))
+    assert measure_table(named(find_tokenized([tmp_path]))).rows[0][1] == "3 x 3, 2"
 
 
 def test_other_vectors_are_said(tmp_path: Path) -> None:

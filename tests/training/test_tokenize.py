@@ -45,6 +45,7 @@ def test_a_folder_of_ids_is_complete(made: Tokenized, dataset: Path) -> None:
     assert again.ids.items_hash == data.catalogue.items_hash
     assert again.ids.tokenizer == "rq_kmeans"
     assert again.diagnostics == made.diagnostics
+    assert again.titles == made.titles == tuple(data.catalogue.titles)
     assert torch.equal(again.vectors, made.vectors)
     assert again.code_vectors is not None
     assert again.code_vectors.shape[0] == made.ids.vocabulary_size

@@ -50,6 +50,8 @@ def linear_cross_entropy(
             logits, targets, reduction="sum", label_smoothing=label_smoothing
         )
         return total / max(x.shape[0], 1)
+    if not torch.is_grad_enabled():  # else the function is told that gradients are wanted
+        x, weight, bias = x.detach(), weight.detach(), None if bias is None else bias.detach()
     loss = _Function.apply(x, weight, targets, bias, label_smoothing)  # type: ignore[no-untyped-call]
     return cast(Tensor, loss)
 

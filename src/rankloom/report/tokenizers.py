@@ -6,6 +6,7 @@ Read from folders of semantic ids alone, as `rankloom tokenize` writes them.
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -233,7 +234,7 @@ def _measures(one: NamedIds) -> tuple[str, ...]:
     what, ids = one.found.diagnostics, one.found.ids
     return (
         one.label,
-        " ".join(str(size) for size in ids.level_sizes),
+        _sizes(ids.level_sizes),
         str(len(ids.merges)),
         f"{what.num_ids:,}",
         f"{what.collision_share:.2%}",
@@ -244,6 +245,12 @@ def _measures(one: NamedIds) -> tuple[str, ...]:
         number(what.mean_length, 2),
         number(what.mean_tokens, 2),
     )
+
+
+def _sizes(level_sizes: Sequence[int]) -> str:
+    """Codes of each level, equal ones in a row told once: `3 x 256, 40`."""
+    parts = [(size, len(list(equal))) for size, equal in groupby(level_sizes)]
+    return ", ".join(f"{times} x {size}" if times > 1 else str(size) for size, times in parts)
 
 
 def _padded(values: Sequence[float | None], width: int, digits: int) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -23,13 +23,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from rankloom.retrieval.encoder_state import EncoderState
 from rankloom.retrieval.histories import Histories
 
 IntArray = npt.NDArray[np.int64]
 
-CACHE_VERSION = 1
-"""Raised when an encoder's vectors change for the same settings: older files are then not taken."""
-_TENSOR = "vectors"
+CACHE_VERSION = 2
+"""Raised when an encoder's vectors or its state change for the same settings: older files are then
+not taken."""
+_VECTORS, _FACTS, _STATE = "vectors", "facts", "state."
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +90,17 @@ class Catalogue:
         """Items."""
         return len(self.ids)
 
+    def after(self, first: int) -> "Catalogue":
+        """The items after the first so many, with all that is known of them."""
+        return replace(
+            self,
+            ids=self.ids[first:],
+            titles=self.titles[first:],
+            texts=self.texts[first:],
+            attributes=self.attributes[first:],
+            vectors=None if self.vectors is None else self.vectors[first:],
+        )
+
     @cached_property
     def items_hash(self) -> str:
         """Short hash of the ids, in order: what item numbers mean."""
@@ -129,10 +142,10 @@ class Catalogue:
 class ItemEncoder(Protocol):
     """Settings that turn a catalogue into vectors."""
 
-    def encode(
+    def fit(
         self, catalogue: Catalogue, histories: Histories | None, seed: int
-    ) -> Float[Tensor, "items width"]:
-        """float32 vectors of all items; row i is item number i + 1.
+    ) -> "FittedEncoder":
+        """Learn from all items; the result has their float32 vectors, row i of item number i + 1.
 
         Args:
             catalogue: the items.
@@ -140,8 +153,34 @@ class ItemEncoder(Protocol):
             seed: of what the encoder draws.
         """
 
+    def transform(
+        self, state: EncoderState, catalogue: Catalogue
+    ) -> Float[Tensor, "items width"]:
+        """float32 vectors of items that `fit` has not seen, in the space of those it has."""
+
     def cache_key(self) -> str:
         """Everything that the vectors depend on besides catalogue, histories and seed."""
+
+
+@dataclass(frozen=True, eq=False)
+class FittedEncoder:
+    """An encoder, the vectors of the items it was fitted on, and what it needs for others."""
+
+    encoder: ItemEncoder
+    """Its settings."""
+    vectors: Float[Tensor, "items width"]
+    """float32 vectors of the items it was fitted on; row i is item number i + 1."""
+    state: EncoderState
+    """What it has learned."""
+
+    def transform(self, catalogue: Catalogue) -> Float[Tensor, "items width"]:
+        """float32 vectors of new items, in the space of `vectors`.
+
+        Raises:
+            ValueError: the encoder cannot see new items, these lack what it reads, or the vectors
+                are not finite.
+        """
+        return _finite(self.encoder.transform(self.state, catalogue))
 
 
 def encode_items(
@@ -152,18 +191,26 @@ def encode_items(
     cache: str | Path | None = None,
     seed: int = 0,
 ) -> Float[Tensor, "items width"]:
-    """Vectors of all items, computed once for the same settings and data.
+    """Vectors of all items: those of `fit_items`, with the same arguments and errors."""
+    return fit_items(encoder, catalogue, histories, cache=cache, seed=seed).vectors
+
+
+def fit_items(
+    encoder: ItemEncoder,
+    catalogue: Catalogue,
+    histories: Histories | None = None,
+    *,
+    cache: str | Path | None = None,
+    seed: int = 0,
+) -> FittedEncoder:
+    """An encoder fitted on all items, once for the same settings and data.
 
     Args:
         encoder: the encoder's settings.
         catalogue: the items.
         histories: the training part of the sequences, for encoders that learn from them.
-        cache: folder of vectors computed earlier; None: compute them. A damaged file there is made
-            anew.
+        cache: folder of what was fitted earlier; None: fit. A damaged file there is made anew.
         seed: of what the encoder draws.
-
-    Returns:
-        float32 vectors, row i of item number i + 1.
 
     Raises:
         ValueError: the encoder cannot be used on this catalogue, or gives vectors that are not
@@ -175,16 +222,16 @@ def encode_items(
             f"{catalogue.num_items:,}"
         )
     if cache is None:
-        return _encode(encoder, catalogue, histories, seed)
+        return _fit(encoder, catalogue, histories, seed)
     learned_from = "" if histories is None else _histories_hash(histories)
     key = [CACHE_VERSION, encoder.cache_key(), catalogue.content_hash, learned_from, seed]
     path = Path(cache) / f"items-{_short_hash(json.dumps(key).encode())}.safetensors"
-    known = _read(path, catalogue.num_items)
+    known = _read(path, encoder, catalogue.num_items)
     if known is not None:
         return known
-    vectors = _encode(encoder, catalogue, histories, seed)
-    _write(path, vectors)
-    return vectors
+    fitted = _fit(encoder, catalogue, histories, seed)
+    _write(path, fitted)
+    return fitted
 
 
 def vectors_hash(vectors: Float[Tensor, "items width"]) -> str:
@@ -193,32 +240,49 @@ def vectors_hash(vectors: Float[Tensor, "items width"]) -> str:
     return _short_hash(repr(plain.shape).encode(), plain.tobytes())
 
 
-def _encode(
+def _fit(
     encoder: ItemEncoder, catalogue: Catalogue, histories: Histories | None, seed: int
-) -> Float[Tensor, "items width"]:
-    vectors = encoder.encode(catalogue, histories, seed).to(torch.float32).contiguous()
+) -> FittedEncoder:
+    fitted = encoder.fit(catalogue, histories, seed)
+    return replace(fitted, vectors=_finite(fitted.vectors))
+
+
+def _finite(vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width"]:
+    """float32 vectors, or ValueError when they are not finite."""
+    vectors = vectors.to(torch.float32).contiguous()
     if not torch.isfinite(vectors).all():
         raise ValueError("the item vectors are not all finite; look at what the encoder was given")
     return vectors
 
 
-def _read(path: Path, num_items: int) -> Float[Tensor, "items width"] | None:
-    """The cached vectors; None when there are none, or none that can be used."""
+def _read(path: Path, encoder: ItemEncoder, num_items: int) -> FittedEncoder | None:
+    """What is in the cache; None when there is nothing, or nothing that can be used."""
     if not path.is_file():
         return None
     try:
-        vectors = load_file(path)[_TENSOR]
+        tensors = load_file(path)
+        vectors, facts = tensors.pop(_VECTORS), tensors.pop(_FACTS)
     except (SafetensorError, KeyError):
         return None
-    return vectors if vectors.ndim == 2 and vectors.shape[0] == num_items else None
+    if vectors.ndim != 2 or vectors.shape[0] != num_items:
+        return None
+    arrays = {name.removeprefix(_STATE): array for name, array in tensors.items()}
+    return FittedEncoder(
+        encoder, vectors, EncoderState(arrays, json.loads(facts.numpy().tobytes()))
+    )
 
 
-def _write(path: Path, vectors: Float[Tensor, "items width"]) -> None:
+def _write(path: Path, fitted: FittedEncoder) -> None:
     """Write the file under another name and rename it, so that it is whole or not there."""
+    # Facts as bytes: the header of safetensors, which takes texts, is limited in length.
+    facts = torch.from_numpy(np.array(bytearray(json.dumps(fitted.state.facts).encode())))
+    tensors = {_VECTORS: fitted.vectors, _FACTS: facts}
+    for name, array in fitted.state.arrays.items():
+        tensors[f"{_STATE}{name}"] = array.contiguous()
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.stem}.", dir=path.parent) as folder:
         part = Path(folder) / path.name
-        save_file({_TENSOR: vectors}, part)
+        save_file(tensors, part)
         os.replace(part, path)
 
 

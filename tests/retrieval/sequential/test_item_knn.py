@@ -78,3 +78,11 @@ def test_fitting_again_forgets_and_state_is_all_of_it() -> None:
     assert torch.equal(other.score_items(batch), model.score_items(batch))
     other.fit(Histories.from_lists([[4, 5]], 5))
     assert other.score_items(contexts([1])).tolist() == [[0] * 5]
+
+
+@pytest.mark.gpu
+def test_it_is_fitted_where_it_lies() -> None:
+    model = ItemKNN(ItemKNNConfig(num_neighbours=2), ItemSchema(5)).cuda()
+    model.fit(HISTORIES)
+    assert model.neighbours.is_cuda
+    assert model.neighbours.cpu().tolist() == fitted(num_neighbours=2).neighbours.tolist()

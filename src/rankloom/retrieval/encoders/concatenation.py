@@ -7,6 +7,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
+from rankloom.retrieval.encoder_state import EncoderState
 from rankloom.retrieval.encoders.encoder import EncoderBase, known_rows
 from rankloom.retrieval.encoders.famae import FamaeConfig
 from rankloom.retrieval.encoders.given import GivenConfig
@@ -45,29 +46,52 @@ class ConcatenationConfig(EncoderBase):
             raise ValueError(f"weights must be above 0; got {self.weights}")
         return self
 
-    def raw_vectors(
+    def learn(
         self, catalogue: Catalogue, histories: Histories | None, seed: int
-    ) -> Float[Tensor, "items width"]:
+    ) -> tuple[Float[Tensor, "items width"], EncoderState]:
         """All parts' vectors; each part's mean squared length (zero rows aside) is its weight^2.
 
         Raises:
             ValueError: a part cannot be used on this catalogue.
         """
-        weights = self.weights or (1.0,) * len(self.parts)
-        encoded = [
-            _unit_scale(part.encode(catalogue, histories, seed)) * weight
-            for part, weight in zip(self.parts, weights, strict=True)
+        fitted = [part.fit(catalogue, histories, seed) for part in self.parts]
+        scales = torch.stack([_unit_scale(part.vectors) for part in fitted])  # [parts]
+        vectors = self._side_by_side([part.vectors for part in fitted], scales)
+        return vectors, EncoderState.of_parts([part.state for part in fitted], {"scales": scales})
+
+    def new_vectors(
+        self, state: EncoderState, catalogue: Catalogue
+    ) -> Float[Tensor, "items width"]:
+        """All parts' vectors of new items, on the scales of `learn`.
+
+        Zeros from parts that know items by the training sequences alone.
+        """
+        placed = [
+            part.place(state.part(number), catalogue) for number, part in enumerate(self.parts)
         ]
-        return torch.cat(encoded, dim=1)
+        return self._side_by_side(placed, state.arrays["scales"])
+
+    def sees_new_items(self) -> bool:
+        """Whether any part does."""
+        return any(part.sees_new_items() for part in self.parts)
 
     def cache_key(self) -> str:
         """The settings, and the keys of the parts."""
         own = self.model_dump_json(exclude={"parts"})
         return " ".join([own, *(part.cache_key() for part in self.parts)])
 
+    def _side_by_side(
+        self, vectors: list[Float[Tensor, "items _"]], scales: Float[Tensor, " parts"]
+    ) -> Float[Tensor, "items width"]:
+        weights = self.weights or (1.0,) * len(self.parts)
+        scaled = [
+            part * scale * weight
+            for part, scale, weight in zip(vectors, scales.unbind(), weights, strict=True)
+        ]
+        return torch.cat(scaled, dim=1)
 
-def _unit_scale(vectors: Float[Tensor, "items width"]) -> Float[Tensor, "items width"]:
+
+def _unit_scale(vectors: Float[Tensor, "items width"]) -> Float[Tensor, ""]:
+    """What makes the mean squared length of the rows that are not zero 1."""
     known = known_rows(vectors)
-    if not known.any():
-        return vectors
-    return vectors * vectors[known].square().sum(1).mean().rsqrt()
+    return vectors[known].square().sum(1).mean().rsqrt() if known.any() else torch.tensor(1.0)

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rankloom.retrieval.encoders.encoder import EncoderBase
+from rankloom.retrieval.encoders.encoder import SequenceEncoderBase
 from rankloom.retrieval.encoders.sasrec import MODEL_FILE
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.items import Catalogue
 
 
-class FamaeConfig(EncoderBase):
+class FamaeConfig(SequenceEncoderBase):
     """Vectors of `retrieval.tokenizers.famae`: what ReSID fits its tokenizer on."""
 
     kind: Literal["famae"] = "famae"

@@ -19,12 +19,12 @@ from pydantic import Field
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
-from rankloom.retrieval.encoders.encoder import EncoderBase, check_histories, singular_vectors
+from rankloom.retrieval.encoders.encoder import SequenceEncoderBase, check_histories, singular_vectors
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.items import Catalogue
 
 
-class PpmiConfig(EncoderBase):
+class PpmiConfig(SequenceEncoderBase):
     """Collaborative vectors without training: PPMI of the training sequences, and SVD."""
 
     kind: Literal["ppmi"] = "ppmi"
@@ -46,7 +46,7 @@ class PpmiConfig(EncoderBase):
             ValueError: there are no sequences.
         """
         counts = pair_counts(check_histories(histories, self.kind), self.window)
-        return singular_vectors(ppmi(counts, self.smoothing), self.dim, 0.5, seed)
+        return singular_vectors(ppmi(counts, self.smoothing), self.dim, 0.5, seed)[0]
 
 
 def pair_counts(histories: Histories, window: int) -> csr_matrix:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor
 
-from rankloom.retrieval.encoders.encoder import EncoderBase
+from rankloom.retrieval.encoders.encoder import SequenceEncoderBase
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.items import Catalogue
 
@@ -17,7 +17,7 @@ MODEL_FILE = "model.safetensors"
 """Weights inside a run folder."""
 
 
-class SasrecConfig(EncoderBase):
+class SasrecConfig(SequenceEncoderBase):
     """Collaborative vectors: the item table that a sequential model has learned."""
 
     kind: Literal["sasrec"] = "sasrec"

@@ -58,8 +58,8 @@ class ItemKNN(nn.Module):
         taken = _users_by_items(histories)
         items_by_users = taken.T.tocsr()
         users = np.diff(items_by_users.indptr).astype(np.float64)  # [items + 1]
-        self.neighbours.zero_()
-        self.similarity.zero_()
+        neighbours = torch.zeros(self.neighbours.shape, dtype=torch.int64)
+        similarities = torch.zeros(self.similarity.shape)
         for start in range(0, len(users), BLOCK_ITEMS):
             together = (items_by_users[start : start + BLOCK_ITEMS] @ taken).tocoo()
             item, other = together.row + start, together.col
@@ -71,8 +71,10 @@ class ItemKNN(nn.Module):
             place = np.arange(len(item)) - np.searchsorted(item, item)
             kept = place < self.neighbours.shape[1]
             where = torch.from_numpy(item[kept].astype(np.int64)), torch.from_numpy(place[kept])
-            self.neighbours[where] = torch.from_numpy(other[kept].astype(np.int64))
-            self.similarity[where] = torch.from_numpy(similarity[kept].astype(np.float32))
+            neighbours[where] = torch.from_numpy(other[kept].astype(np.int64))
+            similarities[where] = torch.from_numpy(similarity[kept].astype(np.float32))
+        self.neighbours.copy_(neighbours)  # on whatever device they are
+        self.similarity.copy_(similarities)
 
     def score_items(self, batch: HistoryBatch) -> Float[Tensor, "batch items"]:
         """Summed similarities to the items of each history."""

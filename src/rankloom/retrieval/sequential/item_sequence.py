@@ -128,5 +128,6 @@ def item_scores(states: Float[Tensor, "batch dim"], table: Table) -> Float[Tenso
 
     Rounded to half precision, two of the best ten scores of most histories would be equal.
     """
+    weight = table.weight[1:]
     with torch.autocast(states.device.type, enabled=False):
-        return states.float() @ table.weight[1:].float().T
+        return (states.to(weight.dtype) @ weight.T).float()
