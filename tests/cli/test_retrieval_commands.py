@@ -5,9 +5,13 @@ from pathlib import Path
 
 import polars as pl
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from rankloom.cli import console
+from rankloom.cli.console import figure_lines
 from rankloom.cli.main import app
+from rankloom.cli.recommend import _read_users
 from rankloom.data.sequence_store import SequenceData
 from rankloom.data.synthetic_items import synthetic_sequences
 from rankloom.retrieval.semantic_ids import SemanticIds
@@ -41,6 +45,8 @@ batch_size = 32
 cutoffs = [5, 10]
 beams = 12
 """
+
+PAIR = pl.Array(pl.Int64, 2)
 
 
 def invoke(*arguments: object) -> Result:
@@ -148,7 +154,7 @@ def test_recommend_after_one_history(folder: Path, run: Path) -> None:
     result = invoke("recommend", run, "--history", history, "--k", 3)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    assert lines[0] == "1 items of the history are unknown and were left out"
+    assert lines[0] == "unknown items of the history, left out: 1"
     assert len(lines) == 4
     values = json.loads(invoke("recommend", run, "--history", history, "--k", 3, "--json").stdout)
     assert [line.split()[1] for line in lines[1:]] == values["items"]
@@ -181,6 +187,29 @@ def test_recommend_for_tables_of_users(folder: Path, run: Path, tmp_path: Path) 
     assert answers[0] == answers[1] == answers[2]
     shown = invoke("recommend", run, "--users", tmp_path / "users.csv").stdout
     assert shown.startswith("user a\n")
+
+
+def test_users_lists_of_numbers_are_item_ids(tmp_path: Path) -> None:
+    floats = pl.DataFrame({"user": [1, 2], "items": [[3.0, None], [12.0]]})
+    fixed = pl.DataFrame({"user": [1], "items": [[3, 12]]}, schema_overrides={"items": PAIR})
+    floats.write_parquet(tmp_path / "floats.parquet")
+    fixed.write_parquet(tmp_path / "fixed.parquet")
+    assert _read_users(tmp_path / "floats.parquet") == (["1", "2"], [["3"], ["12"]])
+    assert _read_users(tmp_path / "fixed.parquet") == (["1"], [["3", "12"]])
+
+
+@pytest.mark.parametrize("width", [40, 10_000])
+def test_figures_break_where_a_terminal_is_narrow(
+    width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figures = [f"recall@{cutoff} 0.123456" for cutoff in (5, 10, 20, 50)]
+    whole = "test   " + "  ".join(figures)
+    assert figure_lines("test   ", figures) == whole
+    monkeypatch.setattr(console, "STDOUT", Console(force_terminal=True, width=width))
+    lines = figure_lines("test   ", figures).splitlines()
+    assert all(len(line) <= width for line in lines)
+    assert "  ".join(line.strip() for line in lines) == whole
+    assert len(lines) == (1 if width > 40 else 4)
 
 
 def test_new_items_get_ids_and_are_recommended(folder: Path, run: Path, tmp_path: Path) -> None:

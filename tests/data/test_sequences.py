@@ -72,6 +72,10 @@ def test_iso_times_are_read_and_others_are_an_error_with_its_row(tmp_path: Path)
     data = read_sequences(spec(tmp_path, log, time="time"), root=tmp_path)
     assert sequences(data) == {"a": ["z", "y", "x"]}
     broken = spec(tmp_path, log + "a,x,yesterday\n", time="time")
+    numbers = spec(tmp_path, "user,item,time\na,x,2.5\na,y,nan\na,z,1\n", time="time")
+    with pytest.raises(ValueError, match=r"row 2: column time orders events .* got 'nan'"):
+        read_sequences(numbers, root=tmp_path)
+    broken = spec(tmp_path, log + "a,x,yesterday\n", time="time")
     with pytest.raises(ValueError, match=r"row 4: column time orders events .* got 'yesterday'"):
         read_sequences(broken, root=tmp_path)
 

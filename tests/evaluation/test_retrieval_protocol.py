@@ -165,6 +165,14 @@ def test_ids_beyond_the_beams_are_not_found() -> None:
     assert wide.metrics["invalid_rate"] == narrow.metrics["invalid_rate"] == 0.0
 
 
+def test_a_removed_target_is_not_found_where_beams_are_left_empty() -> None:
+    trie = Trie.build(IDS, removed=TARGETS)
+    found = evaluate_retrieval(Bigrams(), CONTEXTS, TARGETS, config(beams=20), trie=trie)
+    np.testing.assert_array_equal(found.places.first, 0)
+    assert found.places.id_rank is not None
+    np.testing.assert_array_equal(found.places.id_rank, 0)
+
+
 def test_shared_ids_make_the_id_figure_too_high() -> None:
     found = evaluate(Bigrams(), cutoffs=(1, 3)).metrics
     assert found["recall_id@3"] >= found["recall@3"]

@@ -107,6 +107,9 @@ def test_diagnose_by_hand() -> None:
     assert found.mean_tokens == pytest.approx(9 / 5)
     assert found.length_shares == pytest.approx((0.2, 0.8))
     assert found.reconstruction_error is None
+    assert found.assigned_collision_share is None
+    assigned = Assignment(np.array([[0], [0], [1], [2], [2]], np.int32))
+    assert diagnose(ids, VECTORS, assigned).assigned_collision_share == 4 / 5
     again = parse_config(TokenizerDiagnostics, found.model_dump(mode="json"), "diagnostics")
     assert again == found
 

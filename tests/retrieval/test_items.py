@@ -8,9 +8,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rankloom.retrieval.encoder_state import EncoderState
 from rankloom.retrieval.encoders import EncoderConfig, GivenConfig, TfidfConfig
 from rankloom.retrieval.histories import Histories
-from rankloom.retrieval.items import Catalogue, encode_items, vectors_hash
+from rankloom.retrieval.items import (
+    Catalogue,
+    FittedEncoder,
+    encode_items,
+    fit_items,
+    vectors_hash,
+)
 
 
 def build(items: int = 4) -> Catalogue:
@@ -31,11 +38,14 @@ class CountingEncoder:
     def __init__(self, key: str = "a", value: float = 1.0) -> None:
         self.key, self.value, self.calls = key, value, 0
 
-    def encode(
-        self, catalogue: Catalogue, histories: Histories | None, seed: int
-    ) -> Float[Tensor, "items width"]:
+    def fit(self, catalogue: Catalogue, histories: Histories | None, seed: int) -> FittedEncoder:
         self.calls += 1
-        return torch.full((catalogue.num_items, 3), self.value + seed)
+        vectors = torch.full((catalogue.num_items, 3), self.value + seed)
+        state = EncoderState({"seed": torch.tensor(seed)}, {"terms": ["été", "a"]})
+        return FittedEncoder(self, vectors, state)
+
+    def transform(self, state: EncoderState, catalogue: Catalogue) -> Float[Tensor, "items width"]:
+        return torch.full((catalogue.num_items, 3), self.value + int(state.arrays["seed"]))
 
     def cache_key(self) -> str:
         return self.key
@@ -89,6 +99,30 @@ def test_vectors_are_computed_once(tmp_path: Path) -> None:
     assert first.tolist() == [[3.0] * 3] * 4
     assert encoder.calls == 1
     assert len(list((tmp_path / "cache").iterdir())) == 1  # nothing unfinished is left
+
+
+def test_the_cache_keeps_what_was_learned(tmp_path: Path) -> None:
+    catalogue, encoder = build(), CountingEncoder()
+    for _ in range(2):
+        fitted = fit_items(encoder, catalogue, cache=tmp_path, seed=2)
+        assert fitted.state.facts == {"terms": ["été", "a"]}
+        assert fitted.transform(build(2)).tolist() == [[3.0] * 3] * 2
+    assert encoder.calls == 1
+    with pytest.raises(ValueError, match="not all finite"):
+        FittedEncoder(CountingEncoder(value=float("inf")), fitted.vectors, fitted.state).transform(
+            catalogue
+        )
+
+
+def test_the_last_items_of_a_catalogue() -> None:
+    catalogue = build()
+    rest = catalogue.after(3)
+    assert (rest.ids, rest.texts, rest.titles) == (["i3"], ["red thing 3."], [""])
+    assert rest.vectors is not None
+    assert rest.vectors.tolist() == [[6.0, 7.0]]
+    assert rest.attributes.tolist() == [[1]]
+    assert rest.numbers_of(["i3", "i0"]).tolist() == [1, 0]
+    assert replace(catalogue, vectors=None).after(4).num_items == 0
 
 
 def test_the_cache_is_asked_for_everything_that_the_vectors_depend_on(tmp_path: Path) -> None:

@@ -135,6 +135,8 @@ def test_counted_models_skip_the_loop(dataset: Path, tmp_path: Path, name: str) 
     assert (run.record.training.steps, run.record.training.stopped) == (0, "counted")
     assert RetrievalRun.open(run.folder).evaluate("test").metrics == run.record.metrics["test"]
     assert run.record.metrics["test"]["recall@10"] > 10 / 40
+    # What a search compares.
+    assert read_history(run.folder)["ndcg@10"].to_list() == [run.record.metrics["valid"]["ndcg@10"]]
 
 
 def test_sequence_models_learn_the_planted_chain(dataset: Path, tmp_path: Path) -> None:

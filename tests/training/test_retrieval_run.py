@@ -6,15 +6,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from retrieval_toy import longer, scorer, toy_data, toy_recipe
+from retrieval_toy import DECODER, longer, scorer, toy_data, toy_recipe
+from safetensors.torch import save_file
 
 from rankloom.data.sequence_store import SequenceData
+from rankloom.evaluation.retrieval_protocol import RetrievalEvaluationConfig
 from rankloom.retrieval.histories import Histories, HistoryBatch
+from rankloom.training.append_items import append
 from rankloom.training.retrieval_experiment import train_retrieval
 from rankloom.training.retrieval_run import RetrievalRun
-from rankloom.training.tokenize import append
 
 ONE_EPOCH = {"epochs": 1, "batch_size": 32}
+EXACT = RetrievalEvaluationConfig(mode="exact")
 SPARE = {"kind": "dedup", "spare_digits": 3}
 
 
@@ -149,6 +152,56 @@ def test_appended_items_can_be_recommended_without_training(
     np.testing.assert_allclose([scores[item] for item in before.items], before.scores, rtol=1e-4)
     after_new = run.recommend([["new0"]], count=3)[0]
     assert after_new.unknown == 0
+
+
+def test_users_keep_their_vectors_when_a_longer_data_set_numbers_them_anew(
+    dataset: Path, out: Path
+) -> None:
+    recipe = toy_recipe(
+        dataset,
+        items={"kind": "given"},
+        model=DECODER | {"num_user_tokens": 100},
+        training=ONE_EPOCH,
+        collisions=SPARE,
+    )
+    trained = train_retrieval(recipe, out=out)
+    with torch.no_grad():  # vectors that cannot be taken for each other
+        trained.model.get_parameter("tokens.user.table.weight").normal_(0, 3)
+    save_file(trained.model.state_dict(), trained.folder / "model.safetensors")
+    data = SequenceData.open(dataset)
+    more = longer(data)
+    histories = Histories.from_lists(
+        [[1, 2, 3], *(data.histories.of(user) for user in range(data.histories.num_users))], 43
+    )
+    renumbered = SequenceData(more.name, more.catalogue, histories, ["new user", *data.users])
+    appended = append(recipe, renumbered, out=out).folder
+    run = RetrievalRun.open(trained.folder, dataset=renumbered, appended=appended)
+    history, users = data.catalogue.ids[:3], ["new user", *data.users[:3]]
+    before = trained.recommend([history] * 4, count=40, users=users)
+    after = run.recommend([history] * 4, count=43, users=users)
+    for old, new in zip(before, after, strict=True):
+        scores = dict(zip(new.items, new.scores, strict=True))
+        np.testing.assert_allclose([scores[item] for item in old.items], old.scores, rtol=1e-4)
+    # The ranks of the old users' targets move by the three new items at most.
+    first = trained.evaluate(config=EXACT).places.first
+    np.testing.assert_array_less(run.evaluate(config=EXACT).places.first[1:] - first, 4)
+    shutil.copytree(dataset, dataset.parent / "kept")
+    shutil.rmtree(dataset)
+    try:
+        moved = RetrievalRun.open(trained.folder, dataset=renumbered, appended=appended)
+        answers = moved.recommend([history] * 2, users=users[:2])
+    finally:
+        shutil.move(dataset.parent / "kept", dataset)
+    assert answers[0] == answers[1]  # new to the model, both
+
+
+def test_models_without_ids_take_no_appended_ones(
+    sasrec: RetrievalRun, generator: RetrievalRun, dataset: Path
+) -> None:
+    ids = generator.folder / "semantic_ids"
+    run = RetrievalRun.open(sasrec.folder, dataset=dataset, appended=ids)
+    with pytest.raises(ValueError, match="sasrec scores items and reads no semantic ids"):
+        run.recommend([[]])
 
 
 def test_appended_ids_of_other_items_are_refused(

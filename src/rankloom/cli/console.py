@@ -1,6 +1,6 @@
 """Progress bars and tables on stderr, results on stdout."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,22 @@ from rich.progress import (
 
 STDERR = Console(stderr=True)
 STDOUT = Console()
+
+
+def figure_lines(label: str, figures: Iterable[str]) -> str:
+    """Figures right behind a label, with line breaks where a terminal is too narrow for them.
+
+    Outside a terminal they are one line, as searches and scripts want it.
+    """
+    lines = [label]
+    gap = ""
+    for figure in figures:
+        if gap and STDOUT.is_terminal and len(lines[-1] + gap + figure) > STDOUT.width:
+            lines.append(" " * len(label))
+            gap = ""
+        lines[-1] += gap + figure
+        gap = "  "
+    return "\n".join(lines)
 
 
 @contextmanager

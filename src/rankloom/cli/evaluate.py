@@ -63,6 +63,7 @@ def _evaluate_retrieval(
     run: "RetrievalRun", split: str, metrics: list[str] | None, as_json: bool
 ) -> None:
     """Print the figures of a retrieval model."""
+    from rankloom.cli.console import figure_lines
     from rankloom.evaluation.retrieval_metrics import per_user
 
     evaluation = run.evaluate(split)
@@ -77,10 +78,13 @@ def _evaluate_retrieval(
         result = {"metrics": shown, "intervals": ends, "slices": evaluation.scenarios}
         typer.echo(json.dumps(result))
         return
+    if intervals:
+        level = next(iter(intervals.values())).level
+        typer.echo(f"in brackets: {level:.0%} interval over draws of the {evaluation.rows:,} users")
     for name, value in shown.items():
         found = intervals.get(name)
         ends_text = "" if found is None else f"  [{found.low:.4f}, {found.high:.4f}]"
         typer.echo(f"{name:24} {value:.6f}{ends_text}")
     for slice_name, figures in evaluation.scenarios.items():
-        text = "  ".join(f"{name} {value:.6g}" for name, value in figures.items())
-        typer.echo(f"{slice_name}: {text}")
+        texts = (f"{name} {value:.6g}" for name, value in figures.items())
+        typer.echo(figure_lines(f"{slice_name}: ", texts))

@@ -67,7 +67,7 @@ def recommend(
         if user is not None:
             typer.echo(f"user {user}")
         if answer.unknown:
-            typer.echo(f"{answer.unknown} items of the history are unknown and were left out")
+            typer.echo(f"unknown items of the history, left out: {answer.unknown}")
         for item, title, score in zip(answer.items, answer.titles, answer.scores, strict=True):
             typer.echo(f"{score:12.4f}  {item}  {title}".rstrip())
 
@@ -103,8 +103,14 @@ def _read_users(path: Path) -> tuple[list[str], list[list[str]]]:
 def _lists(items: "pl.Series", path: Path) -> list[list[str]]:
     import polars as pl
 
+    if isinstance(items.dtype, pl.Array):
+        items = items.arr.to_list()
     if isinstance(items.dtype, pl.List):
-        lists = items.cast(pl.List(pl.String))
+        inner = items.dtype.inner
+        # Whole numbers that were written with a decimal point, as pandas does, are whole again.
+        whole = isinstance(inner, pl.Float32 | pl.Float64) and _all_whole(items)
+        lists = items.cast(pl.List(pl.Int64)) if whole else items
+        lists = lists.cast(pl.List(pl.String))
     elif items.dtype == pl.String:
         lists = items.str.extract_all(r"[^\s,]+")
     elif items.dtype.is_integer() or items.dtype == pl.Null:  # one item each, or none at all
@@ -114,3 +120,8 @@ def _lists(items: "pl.Series", path: Path) -> list[list[str]]:
     return [
         [item for item in history if item is not None] for history in lists.fill_null([]).to_list()
     ]
+
+
+def _all_whole(lists: "pl.Series") -> bool:
+    numbers = lists.explode().drop_nulls()
+    return bool((numbers == numbers.floor()).all())

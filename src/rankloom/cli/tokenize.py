@@ -9,7 +9,7 @@ import typer
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from rankloom.training.tokenize import Tokenized
+    from rankloom.training.tokenized import Tokenized
 
 
 def tokenize(
@@ -38,8 +38,8 @@ def tokenize(
     from rankloom.cli.console import STDOUT, training_progress
     from rankloom.data.sequence_store import SequenceData
     from rankloom.retrieval.diagnostics import code_examples
+    from rankloom.training.append_items import append as run_append
     from rankloom.training.retrieval_recipe import load_retrieval_recipe
-    from rankloom.training.tokenize import append as run_append
     from rankloom.training.tokenize import tokenize as run_tokenize
 
     overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
@@ -87,6 +87,8 @@ def _table(found: "Tokenized") -> "Table":
     row("items, distinct ids", f"{what.num_items:,}, {what.num_ids:,}")
     row("codes of each level", " ".join(str(size) for size in ids.level_sizes))
     row("merges", str(len(ids.merges)))
+    if what.assigned_collision_share is not None:
+        row("items whose codes collide", f"{what.assigned_collision_share:.2%}")
     row("items that share their id", f"{what.collision_share:.2%}")
     row("largest groups", " ".join(str(size) for size in what.largest_groups) or "none")
     row("codes used, all and by level", levels((what.utilisation, *what.utilisation_by_level)))

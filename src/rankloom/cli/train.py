@@ -20,7 +20,7 @@ def train(
     as_json: Annotated[bool, typer.Option("--json", help="Print the record's figures.")] = False,
 ) -> None:
     """Train one recipe. Interrupted, the same command continues where it stopped."""
-    from rankloom.cli.console import training_progress
+    from rankloom.cli.console import figure_lines, training_progress
     from rankloom.evaluation.by_scenario import split_summary
     from rankloom.training.recipes import load_any_recipe, run_recipe
 
@@ -38,8 +38,8 @@ def train(
         typer.echo(json.dumps({"folder": str(run.folder), "metrics": record.metrics}))
         return
     for split, metrics in record.metrics.items():
-        # Figures over scenarios stand in the record and in reports: with them a line is too long.
+        # Figures over scenarios stand in the record and in reports: with them it is too much.
         overall = {name: value for name, value in metrics.items() if not split_summary(name)[1]}
-        figures = "  ".join(f"{name} {value:.6f}" for name, value in overall.items())
-        typer.echo(f"{split:5}  {figures}")
+        figures = (f"{name} {value:.6f}" for name, value in overall.items())
+        typer.echo(figure_lines(f"{split:5}  ", figures))
     typer.echo(f"run folder: {run.folder}")

@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from rankloom.data.manifest import MANIFEST_NAME
@@ -76,6 +76,24 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
         if not target.exists():
             _remove_empty(made)
+
+
+@contextmanager
+def one_at_a_time(target: Path) -> Iterator[None]:
+    """Wait until no other process is inside such a block for the same target.
+
+    For what is found again when it is there: the process that waited looks once more. The lock is
+    an empty hidden file beside the target, which stays; the system lets go of it when its process
+    ends, however it ends. Where the file system has no locks nothing is waited for.
+
+    Raises:
+        OSError: the lock file cannot be made.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_name(f".{target.name}.lock").open("w") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 @contextmanager

@@ -215,7 +215,12 @@ def _times(frame: pl.DataFrame, column: str, file: str, row: int) -> pl.Series:
         frame.select(seconds(column, dtype, "iso"))[column] if dtype == pl.String else frame[column]
     )
     if times.null_count():
-        index = int(times.is_null().arg_true()[0])
+        bad = times.is_null()
+        if dtype == pl.String:
+            # One cell such as "nan" makes a column of numbers text: that cell is to be named.
+            numbers = frame[column].cast(pl.Float64, strict=False).fill_nan(None)
+            bad = bad & numbers.is_null() if (bad & numbers.is_null()).any() else bad
+        index = int(bad.arg_true()[0])
         raise ValueError(
             f"{file}: row {row + index + 1:,}: column {column} orders events and must hold numbers "
             f"or ISO dates; got {frame[column][index]!r}"

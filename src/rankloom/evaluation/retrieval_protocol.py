@@ -253,7 +253,9 @@ class _BeamPlaces:
         else:
             self.wanted += batch.size * min(self.config.beams, self.trie.leaves)
             self.missing += int((leaves[:, : self.trie.leaves] < 0).sum())
-        target_leaf = self.trie.item_leaf[targets].long().masked_fill(excluded, -2)
+        target_leaf = self.trie.item_leaf[targets].long()
+        # An item that the trie does not hold has leaf -1, as an unused beam has.
+        target_leaf = target_leaf.masked_fill(excluded | (target_leaf < 0), -2)
         return id_places(leaves.cpu().numpy(), sizes.cpu().numpy(), target_leaf.cpu().numpy())
 
 

@@ -20,7 +20,7 @@ from rankloom.report.texts import MISSING, number
 from rankloom.retrieval.diagnostics import TokenizerDiagnostics
 from rankloom.retrieval.semantic_ids import FACTS_FILE, SemanticIds
 from rankloom.training.retrieval_run import IDS_FOLDER
-from rankloom.training.tokenize import Tokenized
+from rankloom.training.tokenized import Tokenized
 
 CodeArray = npt.NDArray[np.int32]
 
@@ -68,26 +68,30 @@ def named(found: Sequence[Tokenized]) -> list[NamedIds]:
         raise ValueError(
             f"one page is of one catalogue; these ids are of {len(catalogues)}: "
             + ", ".join(f"{one.folder} ({one.ids.items_hash})" for one in found)
+            + "; give the folders of one of them"
         )
     kinds = [_kind(one.ids) for one in found]
     times = Counter(kinds)
     labels: list[str] = []
     for kind, one in zip(kinds, found, strict=True):
         folder = one.folder.parent if one.folder.name == IDS_FOLDER else one.folder
-        label = kind if times[kind] == 1 else f"{kind} ({folder.name})"
+        # Of `<data>-<kind>-<hash>` the hash says enough; a run's name is told whole.
+        told = folder.name.rpartition(f"-{kind}-")[2]
+        label = kind if times[kind] == 1 else f"{kind} ({told})"
         labels.append(label if label not in labels else f"{kind} ({folder})")
     return [NamedIds(label, one) for label, one in zip(labels, found, strict=True)]
 
 
 def measure_table(ids: Sequence[NamedIds]) -> InspectionTable:
     """The measures of each tokenizer over all levels."""
-    heads = ("collisions", "largest", "used", "gini", "error", "codes", "tokens")
+    heads = ("collisions", "settled", "largest", "used", "gini", "error", "codes", "tokens")
     vectors = {one.found.ids.vectors_hash for one in ids}
     notes = [
-        "Collisions: items whose whole id another item has too; largest: items of one id. Used: "
-        "codes of all levels that some id has. Gini of the counts of codes: 0 all alike. Error: "
-        "squared distance of vectors and what their codes say, over the vectors' variance. Codes "
-        "and tokens: means per id; merges make tokens of several codes.",
+        "Collisions: items whose codes another item has too; settled: those left in the ids, once "
+        "collisions are settled; largest: items of one id. Used: codes of all levels that some id "
+        "has. Gini of the counts of codes: 0 all alike. Error: squared distance of vectors and "
+        "what their codes say, over the vectors' variance. Codes and tokens: means per id; merges "
+        "make tokens of several codes.",
     ]
     if len(vectors) > 1:
         notes.append("They were not all made of the same item vectors.")
@@ -237,7 +241,8 @@ def _measures(one: NamedIds) -> tuple[str, ...]:
         _sizes(ids.level_sizes),
         str(len(ids.merges)),
         f"{what.num_ids:,}",
-        f"{what.collision_share:.2%}",
+        _percent(what.assigned_collision_share),
+        _percent(what.collision_share),
         str(max(what.largest_groups, default=1)),
         f"{what.utilisation:.1%}",
         number(what.gini, 3),
@@ -245,6 +250,10 @@ def _measures(one: NamedIds) -> tuple[str, ...]:
         number(what.mean_length, 2),
         number(what.mean_tokens, 2),
     )
+
+
+def _percent(value: float | None) -> str:
+    return MISSING if value is None else f"{value:.2%}"
 
 
 def _sizes(level_sizes: Sequence[int]) -> str:

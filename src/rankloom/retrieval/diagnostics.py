@@ -29,6 +29,8 @@ class TokenizerDiagnostics(Config):
     """Distinct ids."""
     collision_share: float
     """Share of items whose whole id another item has too."""
+    assigned_collision_share: float | None = None
+    """The same of the codes that the tokenizer gave, before collisions were settled."""
     largest_groups: tuple[int, ...]
     """Items of the largest groups of equal ids, largest first; empty where no two collide."""
     utilisation: float
@@ -67,8 +69,8 @@ def diagnose(
     Args:
         ids: the published ids, collisions resolved.
         vectors: what they were made from, for the cosines.
-        assignment: what the tokenizer assigned, for reconstruction and stop reasons; it may hold
-            other codes than the ids.
+        assignment: what the tokenizer assigned, for its collisions, reconstruction and stop
+            reasons; it may hold other codes than the ids.
         num_groups: how many of the largest groups are listed.
     """
     codes = ids.codes
@@ -82,6 +84,7 @@ def diagnose(
         num_items=ids.num_items,
         num_ids=int((sizes > 0).sum()),
         collision_share=collision_share(codes),
+        assigned_collision_share=None if assignment is None else collision_share(assignment.codes),
         largest_groups=tuple(sizes[sizes > 1][:num_groups].tolist()),
         utilisation=sum(used) / max(sum(ids.level_sizes), 1),
         utilisation_by_level=tuple(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -60,11 +61,17 @@ class EncoderState:
 
         Raises:
             FileNotFoundError: the folder has no such files.
+            ValueError: they are damaged.
         """
         path = Path(folder)
         for name in (ARRAYS_FILE, STATE_FACTS_FILE):
             if not (path / name).is_file():
                 raise FileNotFoundError(
-                    f"{path} holds no {name}, what the encoder has learned; tokenize again (--fresh)"
+                    f"{path} has no {name}, which holds what the encoder has learned; tokenize "
+                    "again (--fresh)"
                 )
-        return cls(load_file(path / ARRAYS_FILE), read_json_values(path / STATE_FACTS_FILE))
+        try:
+            arrays = load_file(path / ARRAYS_FILE)
+        except SafetensorError as error:
+            raise ValueError(f"{path / ARRAYS_FILE} is damaged: {error}; tokenize afresh") from None
+        return cls(arrays, read_json_values(path / STATE_FACTS_FILE))

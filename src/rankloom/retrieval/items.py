@@ -142,9 +142,7 @@ class Catalogue:
 class ItemEncoder(Protocol):
     """Settings that turn a catalogue into vectors."""
 
-    def fit(
-        self, catalogue: Catalogue, histories: Histories | None, seed: int
-    ) -> "FittedEncoder":
+    def fit(self, catalogue: Catalogue, histories: Histories | None, seed: int) -> "FittedEncoder":
         """Learn from all items; the result has their float32 vectors, row i of item number i + 1.
 
         Args:
@@ -153,9 +151,7 @@ class ItemEncoder(Protocol):
             seed: of what the encoder draws.
         """
 
-    def transform(
-        self, state: EncoderState, catalogue: Catalogue
-    ) -> Float[Tensor, "items width"]:
+    def transform(self, state: EncoderState, catalogue: Catalogue) -> Float[Tensor, "items width"]:
         """float32 vectors of items that `fit` has not seen, in the space of those it has."""
 
     def cache_key(self) -> str:
@@ -275,7 +271,7 @@ def _read(path: Path, encoder: ItemEncoder, num_items: int) -> FittedEncoder | N
 def _write(path: Path, fitted: FittedEncoder) -> None:
     """Write the file under another name and rename it, so that it is whole or not there."""
     # Facts as bytes: the header of safetensors, which takes texts, is limited in length.
-    facts = torch.from_numpy(np.array(bytearray(json.dumps(fitted.state.facts).encode())))
+    facts = torch.frombuffer(bytearray(json.dumps(fitted.state.facts).encode()), dtype=torch.uint8)
     tensors = {_VECTORS: fitted.vectors, _FACTS: facts}
     for name, array in fitted.state.arrays.items():
         tensors[f"{_STATE}{name}"] = array.contiguous()

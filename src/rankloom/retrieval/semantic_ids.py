@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from jaxtyping import Int
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from torch import Tensor
 
@@ -177,7 +178,12 @@ class SemanticIds:
                 f"{path}: semantic ids of format {facts.format_version}; this rankloom reads "
                 f"format {FORMAT_VERSION}: tokenize again"
             )
-        arrays = load_file(path / CODES_FILE)
+        try:
+            arrays = load_file(path / CODES_FILE)
+        except SafetensorError as error:
+            raise ValueError(
+                f"{path / CODES_FILE} is damaged: {error}; tokenize again with --fresh"
+            ) from None
         return cls(
             arrays["codes"],
             facts.level_sizes,

@@ -60,7 +60,8 @@ from rankloom.training.run_folders import (
     rows_of,
     run_folder,
 )
-from rankloom.training.tokenize import Tokenized, tokenize
+from rankloom.training.tokenize import tokenize
+from rankloom.training.tokenized import Tokenized
 
 
 def train_retrieval(
@@ -239,13 +240,6 @@ def _fit(
 ) -> TrainingResult:
     """Count, or run the loop with validation on the `valid` items."""
     training = data.histories.training()
-    if isinstance(model, FittedScorer):
-        start = time.perf_counter()
-        model.fit(training)
-        seconds = time.perf_counter() - start
-        return _counted(seconds, training)
-    if not isinstance(model, HistoryLearner):
-        raise ValueError(f"{recipe.entry().name} has neither a loss nor a fit")
     config = recipe.training
     contexts, targets, users = _validation_users(recipe, data)
     settings = _validation_settings(recipe)
@@ -264,6 +258,13 @@ def _fit(
             device=device,
         ).metrics
 
+    if isinstance(model, FittedScorer):
+        start = time.perf_counter()
+        model.fit(training)
+        seconds = time.perf_counter() - start
+        return _counted(seconds, training, validate(model) if len(targets) else {})
+    if not isinstance(model, HistoryLearner):
+        raise ValueError(f"{recipe.entry().name} has neither a loss nor a fit")
     batches = HistoryBatches(
         training,
         config.batch_size,
@@ -312,14 +313,14 @@ def _validation_settings(recipe: RetrievalRecipe) -> RetrievalEvaluationConfig:
     )
 
 
-def _counted(seconds: float, training: Histories) -> TrainingResult:
+def _counted(seconds: float, training: Histories, metrics: dict[str, float]) -> TrainingResult:
     """What the loop would say of a model that is counted in one go."""
     return TrainingResult(
         epochs=1,
         steps=0,
         best_step=0,
-        best_metrics={},
-        history=[{"step": 0, "seconds": seconds}],
+        best_metrics=metrics,
+        history=[{"step": 0, "seconds": seconds, **metrics}],
         seconds=seconds,
         rows_per_second=training.num_users / max(seconds, 1e-9),
         stopped="counted",

@@ -10,7 +10,7 @@ from rankloom.evaluation.metrics import FloatArray
 from rankloom.evaluation.retrieval_metrics import Places, per_user
 from rankloom.training.retrieval_experiment import read_places
 from rankloom.training.retrieval_run import RetrievalRun, held_out_name
-from rankloom.training.tokenize import load_tokenizer
+from rankloom.training.tokenized import load_tokenizer
 
 MARGIN = "margin of the first code"
 COUNT = "training count"

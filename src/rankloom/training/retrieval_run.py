@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,7 +17,7 @@ from rankloom.evaluation.retrieval_protocol import (
     RetrievalEvaluationConfig,
     evaluate_retrieval,
 )
-from rankloom.retrieval.histories import HeldOut, HistoryBatch, pad_histories
+from rankloom.retrieval.histories import HeldOut, HistoryBatch, IntArray, pad_histories
 from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.recommender import best_items
 from rankloom.retrieval.trie import Trie
@@ -24,7 +25,7 @@ from rankloom.runs.record import Record, read_record
 from rankloom.training.loop import select_device
 from rankloom.training.retrieval_recipe import RetrievalRecipe, load_retrieval_recipe
 from rankloom.training.run import MODEL_FILE, RECIPE_FILE
-from rankloom.training.tokenize import Tokenized
+from rankloom.training.tokenized import Tokenized
 
 IDS_FOLDER = "semantic_ids"
 """Semantic ids inside a run folder."""
@@ -180,6 +181,7 @@ class RetrievalRun:
             config=self.recipe.evaluation if config is None else config,
             trie=self.trie,
             device=self.device,
+            user_places=None if self._appended is None else self._numbers(self.dataset.users) - 1,
         )
 
     def recommend(
@@ -202,7 +204,8 @@ class RetrievalRun:
             blocked: ids of items that nobody may get.
             exclude_history: whether items of a history may not be recommended after it; None: as
                 the recipe's evaluation says.
-            users: user ids, for models that know users; unknown ones are treated as new.
+            users: user ids, for models that know users; unknown ones are treated as new. With
+                appended ids all are, unless the recipe's data set is still that of the training.
 
         Returns:
             One recommendation for each history, in order.
@@ -222,7 +225,7 @@ class RetrievalRun:
         if exclude_history is None:
             exclude_history = self.recipe.evaluation.exclude_history
         numbers = [catalogue.numbers_of(history) for history in histories]
-        numbered = None if users is None else self.dataset.user_numbers(users)
+        numbered = None if users is None else self._numbers(users)
         answers: list[Recommendation] = []
         step = self.recipe.training.evaluation_batch_size
         for start in range(0, len(histories), step):
@@ -258,6 +261,25 @@ class RetrievalRun:
                 )
         return answers
 
+    def _numbers(self, users: Sequence[str]) -> IntArray:
+        """[users] numbers that users had in the training; 0 for those it did not know."""
+        if self._appended is None:
+            return self.dataset.user_numbers(users)
+        # The longer data set may number its users otherwise.
+        trained = self._training_data
+        if trained is None:
+            return np.zeros(len(users), np.int64)
+        return trained.user_numbers(users)
+
+    @cached_property
+    def _training_data(self) -> SequenceData | None:
+        """The data set of the training; None where the recipe's is not there or has changed."""
+        try:
+            found = SequenceData.open(self.recipe.dataset)
+        except (FileNotFoundError, ValueError):
+            return None
+        return found if found.data_hash == self.record.dataset.data_hash else None
+
     @cached_property
     def _trie_on_device(self) -> Trie | None:
         return None if self.trie is None else self.trie.to(self.device)
@@ -275,6 +297,11 @@ class RetrievalRun:
 
     def _check_appended(self, data: SequenceData, appended: Tokenized) -> None:
         """The appended ids are of this data set, and begin with the ids of the training."""
+        if self.recipe.tokenizer is None:
+            raise ValueError(
+                f"{self.record.model} scores items and reads no semantic ids; for new items train "
+                "it again"
+            )
         trained = Tokenized.open(self.folder / IDS_FOLDER).ids
         kept = appended.ids.codes[: trained.num_items]
         if (
@@ -345,9 +372,24 @@ def evaluate_split(
     config: RetrievalEvaluationConfig,
     trie: Trie | None,
     device: torch.device,
+    user_places: IntArray | None = None,
 ) -> RetrievalEvaluation:
-    """Rank the held-out item of every user of a split; the order of users is that of `held_out`."""
+    """Rank the held-out item of every user of a split; the order of users is that of `held_out`.
+
+    Args:
+        model: the model, on `device`.
+        recipe: its recipe.
+        data: the data set.
+        split: valid or test.
+        config: settings of the evaluation.
+        trie: the catalogue, for generators.
+        device: where the model is.
+        user_places: [users] place of each user in the data set of the training, -1 for users that
+            are new since; None: it is this one.
+    """
     contexts, targets, users = data.histories.held_out(split)
+    if user_places is not None:
+        users = user_places[users]
     return evaluate_retrieval(
         model,
         contexts,
@@ -358,6 +400,7 @@ def evaluate_split(
         training_counts=data.histories.training().counts(),
         max_length=recipe.max_length,
         batch_size=recipe.training.evaluation_batch_size,
-        precision=recipe.training.precision,
+        # bf16 moves items of nearly equal score past each other; validation in training may.
+        precision="float32",
         device=device,
     )

@@ -17,7 +17,13 @@ from rankloom.retrieval.encoders import (
     SasrecConfig,
     TfidfConfig,
 )
-from rankloom.retrieval.encoders.encoder import centred, singular_vectors, whitened
+from rankloom.retrieval.encoders.encoder import (
+    centred,
+    mean_vector,
+    singular_vectors,
+    whitened,
+    whitening,
+)
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.items import Catalogue
@@ -40,6 +46,14 @@ def drawn(items: int, width: int) -> Tensor:
     return torch.randn(items, width, generator=generator) @ mixing + 3.0
 
 
+def white(vectors: Tensor, dim: int) -> Tensor:
+    return whitened(vectors, *whitening(vectors, dim))
+
+
+def without_mean(vectors: Tensor) -> Tensor:
+    return centred(vectors, mean_vector(vectors))
+
+
 def test_encoders_are_chosen_by_kind() -> None:
     made = parse_config(Holder, {"items": {"kind": "ppmi", "window": 3}}, "recipe").items
     assert made == PpmiConfig(window=3)
@@ -55,43 +69,44 @@ def test_encoders_are_chosen_by_kind() -> None:
 
 def test_whitened_vectors_have_covariance_one_and_keep_the_strongest_directions() -> None:
     vectors = drawn(400, 6)
-    white = whitened(vectors, 3)
-    assert torch.allclose(white.mean(0), torch.zeros(3), atol=1e-5)
-    assert torch.allclose(white.T @ white / 400, torch.eye(3), atol=1e-4)
+    found = white(vectors, 3)
+    assert torch.allclose(found.mean(0), torch.zeros(3), atol=1e-5)
+    assert torch.allclose(found.T @ found / 400, torch.eye(3), atol=1e-4)
     # The slow reference: scores of a PCA, each divided by its own deviation.
     rows = (vectors - vectors.mean(0)).double()
     scores = torch.linalg.svd(rows, full_matrices=False).U[:, :3] * 400**0.5
-    assert torch.allclose((scores.T @ white.double() / 400).abs(), torch.eye(3).double(), atol=1e-4)
-    assert torch.equal(white, whitened(vectors, 3))
+    assert torch.allclose((scores.T @ found.double() / 400).abs(), torch.eye(3).double(), atol=1e-4)
+    assert torch.equal(found, white(vectors, 3))
 
 
 def test_whitening_of_fewer_items_than_directions_and_of_equal_ones_gives_zeros() -> None:
-    two = whitened(torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]]), 3)
+    two = white(torch.tensor([[1.0, 2.0, 0.0], [3.0, 2.0, 0.0]]), 3)
     assert two.abs().tolist() == [[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]
-    assert whitened(torch.ones(5, 4), 2).tolist() == [[0.0, 0.0]] * 5
-    assert whitened(torch.ones(1, 4), 2).tolist() == [[0.0, 0.0]]
-    assert whitened(torch.zeros(0, 4), 2).shape == (0, 2)
+    assert white(torch.ones(5, 4), 2).tolist() == [[0.0, 0.0]] * 5
+    assert white(torch.ones(1, 4), 2).tolist() == [[0.0, 0.0]]
+    assert white(torch.zeros(0, 4), 2).shape == (0, 2)
     with pytest.raises(ValueError, match="got whitening=5, width=4"):
-        whitened(torch.ones(3, 4), 5)
+        white(torch.ones(3, 4), 5)
 
 
 def test_rows_of_zeros_stay_and_do_not_count() -> None:
     vectors = drawn(20, 4)
     with_zeros = torch.cat([torch.zeros(3, 4), vectors])
-    for change in (centred, lambda rows: whitened(rows, 2)):
+    for change in (without_mean, lambda rows: white(rows, 2)):
         changed = change(with_zeros)
         assert (changed[:3] == 0).all()
         assert torch.allclose(changed[3:], change(vectors), atol=1e-6)
-    assert centred(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2
+    assert without_mean(torch.zeros(2, 3)).tolist() == [[0.0] * 3] * 2
 
 
 def test_singular_vectors_are_those_of_the_exact_decomposition() -> None:
     matrix = drawn(12, 6)
-    found = singular_vectors(csr_matrix(matrix.numpy()), 4, 1.0, seed=0)
+    found, directions = singular_vectors(csr_matrix(matrix.numpy()), 4, 1.0, seed=0)
     left, values, _ = torch.linalg.svd(matrix, full_matrices=False)
     exact = left[:, :4] * values[:4]
     assert torch.allclose(found @ found.T, exact @ exact.T, atol=1e-3)
-    half = singular_vectors(csr_matrix(matrix.numpy()), 4, 0.5, seed=0)
+    assert torch.allclose(matrix @ directions.T, found, atol=1e-3)
+    half, _ = singular_vectors(csr_matrix(matrix.numpy()), 4, 0.5, seed=0)
     assert torch.allclose(half.norm(dim=0), values[:4].sqrt(), atol=1e-3)
 
 
@@ -102,8 +117,8 @@ def test_options_apply_in_order() -> None:
     unit = GivenConfig(centre=True, normalise=True).encode(catalogue, None, 0)
     expected = vectors - vectors.mean(0)
     assert torch.allclose(unit, expected / expected.norm(dim=1, keepdim=True), atol=1e-6)
-    white = GivenConfig(whitening=2).encode(catalogue, None, 0)
-    assert torch.equal(white, whitened(vectors, 2))
+    found = GivenConfig(whitening=2).encode(catalogue, None, 0)
+    assert torch.equal(found, white(vectors, 2))
     assert GivenConfig().cache_key() != GivenConfig(whitening=2).cache_key()
 
 

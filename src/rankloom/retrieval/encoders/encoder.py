@@ -60,9 +60,7 @@ class EncoderBase(Config):
             vectors = whitened(vectors, arrays["whitening_mean"], arrays["whitening_axes"])
         return FittedEncoder(self, self._scaled(vectors), EncoderState(arrays, facts))
 
-    def transform(
-        self, state: EncoderState, catalogue: Catalogue
-    ) -> Float[Tensor, "items width"]:
+    def transform(self, state: EncoderState, catalogue: Catalogue) -> Float[Tensor, "items width"]:
         """float32 vectors of items that `fit` has not seen, in the space of those it has.
 
         Args:
@@ -75,9 +73,9 @@ class EncoderBase(Config):
         """
         if not self.sees_new_items():
             raise ValueError(
-                "this encoder knows items by the training sequences alone, and new items are in none "
-                "of them; put an encoder of texts or given vectors beside it (kind concatenation), "
-                "or tokenize and train again"
+                "this encoder knows items by the training sequences alone, and new items are in "
+                "none of them; put an encoder of texts or given vectors beside it (kind "
+                "concatenation), or tokenize and train again"
             )
         return self.place(state, catalogue)
 

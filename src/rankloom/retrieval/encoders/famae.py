@@ -16,7 +16,11 @@ from rankloom.retrieval.items import Catalogue
 
 
 class FamaeConfig(SequenceEncoderBase):
-    """Vectors of `retrieval.tokenizers.famae`: what ReSID fits its tokenizer on."""
+    """Vectors of `retrieval.tokenizers.famae`: what ReSID fits its tokenizer on.
+
+    An item is known by its number's embedding too, which a new item has none of: as a part of a
+    concatenation, new items get zeros.
+    """
 
     kind: Literal["famae"] = "famae"
     """Which encoder this is."""

@@ -19,13 +19,20 @@ from pydantic import Field
 from scipy.sparse import coo_matrix, csr_matrix
 from torch import Tensor
 
-from rankloom.retrieval.encoders.encoder import SequenceEncoderBase, check_histories, singular_vectors
+from rankloom.retrieval.encoders.encoder import (
+    SequenceEncoderBase,
+    check_histories,
+    singular_vectors,
+)
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.items import Catalogue
 
 
 class PpmiConfig(SequenceEncoderBase):
-    """Collaborative vectors without training: PPMI of the training sequences, and SVD."""
+    """Collaborative vectors without training: PPMI of the training sequences, and SVD.
+
+    New items have none; as a part of a concatenation, they get zeros.
+    """
 
     kind: Literal["ppmi"] = "ppmi"
     """Which encoder this is."""

@@ -18,7 +18,10 @@ MODEL_FILE = "model.safetensors"
 
 
 class SasrecConfig(SequenceEncoderBase):
-    """Collaborative vectors: the item table that a sequential model has learned."""
+    """Collaborative vectors: the item table that a sequential model has learned.
+
+    New items have none; as a part of a concatenation, they get zeros.
+    """
 
     kind: Literal["sasrec"] = "sasrec"
     """Which encoder this is."""

@@ -65,7 +65,7 @@ class TfidfConfig(EncoderBase):
         return vectors, EncoderState({"idf": idf, "directions": directions}, {"terms": terms})
 
     def new_vectors(self, state: EncoderState, catalogue: Catalogue) -> Float[Tensor, "items dim"]:
-        """x V of new texts, by the terms, their weights and the SVD of the others (folding in).
+        """X V of new texts, by the terms, their weights and the SVD of the others (folding in).
 
         Terms that no fitted item has are passed over. x V of a fitted text is its row of U S, but
         for the error of the randomised SVD.
