@@ -48,7 +48,7 @@ def append(
         raise ValueError(f"{longer.name} holds no item that {published_data.name} has not")
     published = tokenize(recipe, out=out, data=published_data)
     folder = published.folder.with_name(
-        f"{published.folder.name}-with-{longer.catalogue.items_hash[:8]}"
+        f"{published.folder.name}-with-{longer.catalogue.content_hash[:8]}"
     )
     if (folder / FACTS_FILE).is_file():
         return Tokenized.open(folder)

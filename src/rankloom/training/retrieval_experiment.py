@@ -112,7 +112,11 @@ def train_retrieval(
     folder.mkdir(parents=True, exist_ok=True)
     (folder / RECIPE_FILE).write_text(to_toml(chosen), encoding="utf-8")
     if tokenized is not None:
-        shutil.copytree(tokenized.folder, folder / IDS_FOLDER, dirs_exist_ok=True)
+        # What the encoder has learned is for appending items to the ids, and large.
+        kept_there = shutil.ignore_patterns("encoder.*")
+        shutil.copytree(
+            tokenized.folder, folder / IDS_FOLDER, ignore=kept_there, dirs_exist_ok=True
+        )
     trie = catalogue_trie(data, tokenized)
 
     torch.manual_seed(chosen.seed)

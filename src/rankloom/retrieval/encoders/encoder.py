@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Float64
 from pydantic import Field
 from scipy.sparse import csr_matrix
-from sklearn.utils.extmath import randomized_svd
 from torch import Tensor
 
 from rankloom.config import Config
@@ -216,6 +215,8 @@ def singular_vectors(
     result = np.zeros((items, dim), np.float32)
     directions = np.zeros((dim, columns), np.float32)
     if matrix.nnz:
+        from sklearn.utils.extmath import randomized_svd  # half a second to import
+
         left, values, right = randomized_svd(matrix, rank, random_state=seed)
         # Directions of rounding error alone would otherwise get a length by a power below 1.
         values = np.where(values > 1e-6 * values[0], values, 0.0)

@@ -9,19 +9,21 @@ Differs from the paper: terms are words and pairs of neighbouring words; the cou
     the tokenizers come from.
 """
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from pydantic import Field
-from sklearn.feature_extraction.text import TfidfVectorizer
 from torch import Tensor
 
 from rankloom.retrieval.encoder_state import EncoderState
 from rankloom.retrieval.encoders.encoder import EncoderBase, check_texts, singular_vectors
 from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.items import Catalogue
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
 
 
 class TfidfConfig(EncoderBase):
@@ -79,7 +81,9 @@ class TfidfConfig(EncoderBase):
         matrix = vectorizer.transform(catalogue.texts)
         return torch.from_numpy(matrix @ state.arrays["directions"].numpy().T)
 
-    def _vectorizer(self, **options: object) -> TfidfVectorizer:
+    def _vectorizer(self, **options: object) -> "TfidfVectorizer":
+        from sklearn.feature_extraction.text import TfidfVectorizer  # half a second to import
+
         return TfidfVectorizer(
             ngram_range=(1, self.max_words),
             sublinear_tf=True,
