@@ -23,7 +23,7 @@ def test_marks_are_filled(page: Path) -> None:
 
 
 def test_zoo_shows_the_best_recipe_of_a_model(tmp_path: Path) -> None:
-    board = read_json(ROOT / "benchmarks/results/frappe/leaderboard.json")
+    board = read_json(ROOT / "benchmarks/results/frappe-zoo/leaderboard.json")
     table = board.tables[0]
     rows = []
     for auc, model in ((0.9, "fm"), (0.8, "fm"), (0.7, "lr")):

@@ -16,7 +16,8 @@ from rankloom.training.compare import compare
 from rankloom.training.course import Progress
 from rankloom.training.grid import Grid
 from rankloom.training.recipes import load_any_recipe, open_run, run_recipe
-from rankloom.training.retrieval_experiment import read_places, train_retrieval
+from rankloom.training.retrieval_evaluation import read_places
+from rankloom.training.retrieval_experiment import train_retrieval
 from rankloom.training.retrieval_run import IDS_FOLDER, RetrievalRun
 from rankloom.training.tune import tune
 

@@ -7,7 +7,8 @@ import pytest
 from retrieval_toy import scorer, toy_data, toy_recipe
 
 from rankloom.evaluation.retrieval_metrics import per_user
-from rankloom.training.retrieval_experiment import read_places, train_retrieval
+from rankloom.training.retrieval_evaluation import read_places
+from rankloom.training.retrieval_experiment import train_retrieval
 from rankloom.training.retrieval_inspection import COUNT, MARGIN, first_margins, inspect_retrieval
 from rankloom.training.retrieval_run import RetrievalRun
 

@@ -11,17 +11,13 @@ from collections.abc import Callable, Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
-import numpy as np
-import polars as pl
 import torch
 from safetensors.torch import save_file
 from torch import nn
 
 from rankloom.config import to_toml
 from rankloom.data.sequence_store import SequenceData
-from rankloom.evaluation.retrieval_metrics import Places
 from rankloom.evaluation.retrieval_protocol import (
-    RetrievalEvaluationConfig,
     evaluate_retrieval,
 )
 from rankloom.layers.embedding import tables
@@ -42,15 +38,15 @@ from rankloom.training.course import Progress, TrainingResult
 from rankloom.training.history_batches import HistoryBatches
 from rankloom.training.loop import select_device
 from rankloom.training.loop import train as run_loop
-from rankloom.training.retrieval_recipe import RetrievalRecipe, load_retrieval_recipe
-from rankloom.training.retrieval_run import (
-    IDS_FOLDER,
-    RetrievalRun,
-    catalogue_trie,
+from rankloom.training.retrieval_evaluation import (
     evaluate_split,
     held_out_name,
-    item_schema,
+    validation_settings,
+    validation_users,
+    write_places,
 )
+from rankloom.training.retrieval_recipe import RetrievalRecipe, load_retrieval_recipe
+from rankloom.training.retrieval_run import IDS_FOLDER, RetrievalRun
 from rankloom.training.run import MODEL_FILE, RECIPE_FILE
 from rankloom.training.run_folders import (
     CHECKPOINT_FOLDER,
@@ -61,7 +57,7 @@ from rankloom.training.run_folders import (
     run_folder,
 )
 from rankloom.training.tokenize import tokenize
-from rankloom.training.tokenized import Tokenized
+from rankloom.training.tokenized import Tokenized, catalogue_trie, item_schema
 
 
 def train_retrieval(
@@ -145,7 +141,7 @@ def train_retrieval(
         )
         cost["inference_rows_per_second"] = found.rows / (time.perf_counter() - start)
         metrics[name], scenarios[name] = found.metrics, found.scenarios
-        _write_places(folder, name, found.places)
+        write_places(folder, name, found.places)
     resolved = chosen.resolved()
     record = Record(
         run_id=folder.name,
@@ -191,28 +187,6 @@ def train_retrieval(
     return RetrievalRun.open(folder, dataset=data)
 
 
-def read_places(folder: str | Path, split: str) -> Places:
-    """Where the targets of a run's users stood, as its record's metrics were made of.
-
-    Raises:
-        FileNotFoundError: the run was not evaluated on that split.
-    """
-    file = Path(folder) / f"places-{split}.parquet"
-    if not file.is_file():
-        raise FileNotFoundError(f"no {file.name} in {folder}; evaluate the run on {split}")
-    frame = pl.read_parquet(file)
-    ids = frame["id_rank"].to_numpy() if "id_rank" in frame.columns else None
-    return Places(frame["first"].to_numpy(), frame["size"].to_numpy(), ids)
-
-
-def _write_places(folder: Path, split: str, places: Places) -> None:
-    columns = {"first": places.first, "size": places.size}
-    if places.id_rank is not None:
-        columns["id_rank"] = places.id_rank
-    with replacing(folder / f"places-{split}.parquet") as part:
-        pl.DataFrame(columns).write_parquet(part)
-
-
 def _complete(run: RetrievalRun, splits: Collection[str]) -> RetrievalRun:
     """The run, with the metrics of splits that its record lacks."""
     record = run.record
@@ -225,7 +199,7 @@ def _complete(run: RetrievalRun, splits: Collection[str]) -> RetrievalRun:
         metrics[name] = found.metrics
         if found.scenarios:
             scenarios[name] = found.scenarios
-        _write_places(run.folder, name, found.places)
+        write_places(run.folder, name, found.places)
     completed = record.model_copy(update={"metrics": metrics, "scenarios": scenarios})
     write_record(run.folder, completed)
     return RetrievalRun.open(run.folder, dataset=run.dataset)
@@ -245,8 +219,8 @@ def _fit(
     """Count, or run the loop with validation on the `valid` items."""
     training = data.histories.training()
     config = recipe.training
-    contexts, targets, users = _validation_users(recipe, data)
-    settings = _validation_settings(recipe)
+    contexts, targets, users = validation_users(recipe, data)
+    settings = validation_settings(recipe)
 
     def validate(current: nn.Module) -> dict[str, float]:
         return evaluate_retrieval(
@@ -287,33 +261,6 @@ def _fit(
         resume=resume,
         progress=progress,
         fingerprint=f"{data.data_hash} {ids}",
-    )
-
-
-def _validation_users(
-    recipe: RetrievalRecipe, data: SequenceData
-) -> tuple[Histories, np.ndarray, np.ndarray]:
-    """Contexts, targets and users that the monitored metric is measured on."""
-    contexts, targets, users = data.histories.held_out("valid")
-    wanted = recipe.evaluation.validation_users
-    if wanted is None or wanted >= len(targets):
-        return contexts, targets, users
-    drawn = np.sort(np.random.default_rng(recipe.seed).permutation(len(targets))[:wanted])
-    lists = [contexts.of(int(place)) for place in drawn]
-    return Histories.from_lists(lists, contexts.num_items), targets[drawn], users[drawn]
-
-
-def _validation_settings(recipe: RetrievalRecipe) -> RetrievalEvaluationConfig:
-    """The recipe's evaluation with the monitored cutoff among its own, and its validation beams."""
-    config = recipe.evaluation
-    cutoff = recipe.training.monitor.partition("@")[2]
-    monitored = {int(cutoff)} if cutoff.isdecimal() else set()
-    return config.model_copy(
-        update={
-            "cutoffs": tuple(sorted({*config.cutoffs, *monitored})),
-            "beams": config.validation_beams or config.beams,
-            "slices": False,
-        }
     )
 
 

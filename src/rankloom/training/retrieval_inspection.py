@@ -8,8 +8,8 @@ import numpy as np
 from rankloom.evaluation.boundary import BoundaryFigures, Sorted, metric_by_tenths
 from rankloom.evaluation.metrics import FloatArray
 from rankloom.evaluation.retrieval_metrics import Places, per_user
-from rankloom.training.retrieval_experiment import read_places
-from rankloom.training.retrieval_run import RetrievalRun, held_out_name
+from rankloom.training.retrieval_evaluation import held_out_name, read_places
+from rankloom.training.retrieval_run import RetrievalRun
 from rankloom.training.tokenized import load_tokenizer
 
 MARGIN = "margin of the first code"

@@ -15,17 +15,16 @@ from rankloom.data.sequence_store import SequenceData
 from rankloom.evaluation.retrieval_protocol import (
     RetrievalEvaluation,
     RetrievalEvaluationConfig,
-    evaluate_retrieval,
 )
-from rankloom.retrieval.histories import HeldOut, HistoryBatch, IntArray, pad_histories
-from rankloom.retrieval.item_schema import ItemSchema
+from rankloom.retrieval.histories import HistoryBatch, IntArray, pad_histories
 from rankloom.retrieval.recommender import best_items
 from rankloom.retrieval.trie import Trie
 from rankloom.runs.record import Record, read_record
 from rankloom.training.loop import select_device
+from rankloom.training.retrieval_evaluation import evaluate_split, held_out_name
 from rankloom.training.retrieval_recipe import RetrievalRecipe, load_retrieval_recipe
 from rankloom.training.run import MODEL_FILE, RECIPE_FILE
-from rankloom.training.tokenized import Tokenized
+from rankloom.training.tokenized import Tokenized, catalogue_trie, item_schema
 
 IDS_FOLDER = "semantic_ids"
 """Semantic ids inside a run folder."""
@@ -319,88 +318,3 @@ class RetrievalRun:
                 f"the ids in {appended.folder} are not of the items of {data.name}; give the data "
                 "set that they were appended for"
             )
-
-
-def held_out_name(split: str) -> HeldOut:
-    """The split of held-out items called `split`.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if split == "valid":
-        return "valid"
-    if split == "test":
-        return "test"
-    raise ValueError(f"no split {split!r} of held-out items; known: valid, test")
-
-
-def item_schema(
-    data: SequenceData,
-    tokenized: Tokenized | None,
-    *,
-    num_users: int,
-) -> ItemSchema:
-    """What a model is built for."""
-    return ItemSchema(
-        num_items=data.catalogue.num_items,
-        num_users=num_users,
-        ids=None if tokenized is None else tokenized.ids,
-        vectors=None if tokenized is None else tokenized.vectors,
-        code_vectors=None if tokenized is None else tokenized.code_vectors,
-        attributes=data.catalogue.attributes if data.catalogue.attribute_names else None,
-    )
-
-
-def catalogue_trie(data: SequenceData, tokenized: Tokenized | None) -> Trie | None:
-    """The trie of the ids; of items that share one, those taken more often in training first."""
-    if tokenized is None:
-        return None
-    if tokenized.ids.items_hash != data.catalogue.items_hash:
-        raise ValueError(
-            f"the semantic ids in {tokenized.folder} are not of the items of {data.name}: the "
-            "catalogue changed; tokenize it again, or append ids for the new items"
-        )
-    return Trie.build(tokenized.ids, priority=data.histories.training().counts())
-
-
-def evaluate_split(
-    model: nn.Module,
-    recipe: RetrievalRecipe,
-    data: SequenceData,
-    split: HeldOut,
-    *,
-    config: RetrievalEvaluationConfig,
-    trie: Trie | None,
-    device: torch.device,
-    user_places: IntArray | None = None,
-) -> RetrievalEvaluation:
-    """Rank the held-out item of every user of a split; the order of users is that of `held_out`.
-
-    Args:
-        model: the model, on `device`.
-        recipe: its recipe.
-        data: the data set.
-        split: valid or test.
-        config: settings of the evaluation.
-        trie: the catalogue, for generators.
-        device: where the model is.
-        user_places: [users] place of each user in the data set of the training, -1 for users that
-            are new since; None: it is this one.
-    """
-    contexts, targets, users = data.histories.held_out(split)
-    if user_places is not None:
-        users = user_places[users]
-    return evaluate_retrieval(
-        model,
-        contexts,
-        targets,
-        config,
-        users=users,
-        trie=trie,
-        training_counts=data.histories.training().counts(),
-        max_length=recipe.max_length,
-        batch_size=recipe.training.evaluation_batch_size,
-        # bf16 moves items of nearly equal score past each other; validation in training may.
-        precision="float32",
-        device=device,
-    )

@@ -1,4 +1,4 @@
-"""A folder of semantic ids: what is written there, and read again.
+"""A folder of semantic ids: what is written there, read again, and built from it.
 
 It holds the ids (`SemanticIds`), `tokenizer.safetensors`, the vectors they were made of, what their
 encoder has learned (`EncoderState`), the diagnostics and the items' titles.
@@ -16,13 +16,16 @@ from torch import Tensor, nn
 
 from rankloom.config import parse_config, read_json_values
 from rankloom.data.new_folder import new_folder
+from rankloom.data.sequence_store import SequenceData
 from rankloom.retrieval.diagnostics import TokenizerDiagnostics
+from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.items import FittedEncoder
 from rankloom.retrieval.merges import token_vectors
 from rankloom.retrieval.protocols import Tokenizer
 from rankloom.retrieval.semantic_ids import SemanticIds
 from rankloom.retrieval.tokenizers.catalog import build_tokenizer
 from rankloom.retrieval.tokenizers.state import load_state
+from rankloom.retrieval.trie import Trie
 from rankloom.training.retrieval_recipe import RetrievalRecipe
 
 TOKENIZER_FILE = "tokenizer.safetensors"
@@ -125,3 +128,32 @@ def write_ids(
         encoder.state.save(part)
         ids.save(part)
     return Tokenized(folder, ids, encoder.vectors, code_vectors, diagnostics, tuple(titles))
+
+
+def item_schema(
+    data: SequenceData,
+    tokenized: Tokenized | None,
+    *,
+    num_users: int,
+) -> ItemSchema:
+    """What a model is built for."""
+    return ItemSchema(
+        num_items=data.catalogue.num_items,
+        num_users=num_users,
+        ids=None if tokenized is None else tokenized.ids,
+        vectors=None if tokenized is None else tokenized.vectors,
+        code_vectors=None if tokenized is None else tokenized.code_vectors,
+        attributes=data.catalogue.attributes if data.catalogue.attribute_names else None,
+    )
+
+
+def catalogue_trie(data: SequenceData, tokenized: Tokenized | None) -> Trie | None:
+    """The trie of the ids; of items that share one, those taken more often in training first."""
+    if tokenized is None:
+        return None
+    if tokenized.ids.items_hash != data.catalogue.items_hash:
+        raise ValueError(
+            f"the semantic ids in {tokenized.folder} are not of the items of {data.name}: the "
+            "catalogue changed; tokenize it again, or append ids for the new items"
+        )
+    return Trie.build(tokenized.ids, priority=data.histories.training().counts())
