@@ -146,6 +146,14 @@ def test_compare_writes_a_leaderboard_of_retrieval_models(folder: Path, run: Pat
     assert "recall@10" in text
     assert text.index("recall@5") < text.index("recall@10") < text.index("ndcg@5")
     assert "popularity" in text
+    assert "by slice:" in text and "cold targets occur less than" in text
+    result = invoke(
+        "report", folder / "runs", "--metric", "ndcg@10", "--metric", "recall@5", "--out", report
+    )
+    assert result.exit_code == 0, result.output
+    text = (report / "leaderboard.md").read_text(encoding="utf-8")
+    assert text.index("ndcg@10") < text.index("recall@5")
+    assert "mrr@10" not in text
 
 
 def test_recommend_after_one_history(folder: Path, run: Path) -> None:

@@ -31,6 +31,10 @@ def report(
         Path | None, typer.Option(help="Published values to show beside (TOML).")
     ] = None,
     split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
+    metrics: Annotated[
+        list[str] | None,
+        typer.Option("--metric", help="Column, the first orders the rows; may be repeated."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
 ) -> None:
     """Make the leaderboard and the page from run records, or the page of some tokenizers."""
@@ -51,6 +55,7 @@ def report(
         out,
         found,
         split=split,
+        metrics=metrics,
         reference=reference,
         published=None if published is None else read_published(published),
         commands=["rankloom " + shlex.join(sys.argv[1:])],

@@ -11,6 +11,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from rankloom.evaluation.by_scenario import POOLED
+from rankloom.evaluation.retrieval_metrics import COLD_BELOW
 from rankloom.report.leaderboard import Table
 from rankloom.report.rows import Row
 from rankloom.report.scenario_figures import scenario_metrics, worst_scenarios
@@ -122,7 +123,7 @@ def scenario_markdown(table: Table, limit: int = MARKDOWN_SCENARIOS) -> list[str
     order = by_size(table)
     shown = [name for name in order if name != POOLED][:limit]
     tail = [name for name in order if name == POOLED]
-    left_out = _left_out([name for name in order if name != POOLED], shown)
+    left_out = _left_out([name for name in order if name != POOLED], shown, _unit(table))
     shown += tail
     for metric in first:
         over = endings(table, metric)
@@ -133,10 +134,10 @@ def scenario_markdown(table: Table, limit: int = MARKDOWN_SCENARIOS) -> list[str
             figures = [over_all(table, row, metric, ending) for ending in over]
             figures += [in_scenario(row, name, metric) for name in shown]
             lines.append([markdown_cell(row.label), *(_markdown_figure(f) for f in figures)])
-        parts.append(f"{markdown_cell(metric)} by scenario:")
+        parts.append(f"{markdown_cell(metric)} by {_unit(table)}:")
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     if parts:
-        notes = [*table.scenario_notes, *left_out]
+        notes = [*slice_notes(table), *table.scenario_notes, *left_out]
         parts.append("\n".join(f"- {markdown_cell(note)}" for note in notes))
     return [part for part in parts if part]
 
@@ -153,7 +154,7 @@ def scenario_terminal(table: Table) -> list[RichTable | Text]:
     metric, order = known[0], by_size(table)
     shown = order[:TERMINAL_SCENARIOS]
     over = endings(table, metric)
-    title = Text(f"{metric} by scenario", style="bold")
+    title = Text(f"{metric} by {_unit(table)}", style="bold")
     drawn = RichTable(title=title, title_justify="left", box=box.SIMPLE, padding=0)
     drawn.add_column("model", min_width=12, overflow="fold")
     for ending in over:
@@ -165,7 +166,7 @@ def scenario_terminal(table: Table) -> list[RichTable | Text]:
         figures = [over_all(table, row, metric, ending) for ending in over]
         figures += [in_scenario(row, name, metric) for name in shown]
         drawn.add_row(Text(row.label), *(_terminal_figure(figure) for figure in figures))
-    notes = [*table.scenario_notes, *_left_out(order, shown)]
+    notes = [*table.scenario_notes, *_left_out(order, shown, _unit(table))]
     if any(len(name) > TERMINAL_WIDTH for name in shown):
         notes.append(f"Shown: {', '.join(scenario_title(table, name) for name in shown)}.")
     if table.reference is not None:
@@ -173,11 +174,11 @@ def scenario_terminal(table: Table) -> list[RichTable | Text]:
     return [drawn, *(Text(note, style="dim") for note in notes)]
 
 
-def _left_out(order: list[str], shown: list[str]) -> list[str]:
+def _left_out(order: list[str], shown: list[str], unit: str) -> list[str]:
     if len(shown) == len(order):
         return []
     return [
-        f"The largest {len(shown)} of {len(order)} reported scenarios are shown; the others stand "
+        f"The largest {len(shown)} of {len(order)} reported {unit}s are shown; the others stand "
         f"on the page and in leaderboard.json."
     ]
 
@@ -216,3 +217,19 @@ def _cut(text: str) -> str:
     """A name cut in its middle: names of scenarios often differ in their ends only."""
     kept = TERMINAL_WIDTH // 2
     return text if len(text) <= TERMINAL_WIDTH else f"{text[:kept]}…{text[-kept:]}"
+
+
+def slice_notes(table: Table) -> list[str]:
+    """What slices of the catalogue are; nothing where scenarios are another thing."""
+    if not table.dataset.items or not table.scenario_rows:
+        return []
+    return [
+        "Rows are users, by how often training holds their target: head, torso and tail have a "
+        f"third of all interactions each; cold targets occur less than {COLD_BELOW} times, and "
+        "most are of the tail too."
+    ]
+
+
+def _unit(table: Table) -> str:
+    """What a column of the scenarios is called."""
+    return "slice" if table.dataset.items else "scenario"

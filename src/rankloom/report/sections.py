@@ -7,7 +7,6 @@ from typing import Any
 import polars as pl
 import tomli_w
 
-from rankloom.evaluation.retrieval_metrics import COLD_BELOW
 from rankloom.report.charts import Chart, colour, cost_charts, curve_charts
 from rankloom.report.gain_charts import gain_charts
 from rankloom.report.leaderboard import Table
@@ -21,6 +20,7 @@ from rankloom.report.scenario_tables import (
     over_all,
     positives_of,
     scenario_title,
+    slice_notes,
     table_metrics,
     where_text,
 )
@@ -53,7 +53,7 @@ def build_section(table: Table, runs: Sequence[StoredRun]) -> dict[str, Any]:
         "charts": [(title, drawn) for title, drawn in charts if drawn],
         "scenarios": _scenario_tables(table),
         "scenario": "slice" if table.dataset.items else "scenario",
-        "scenario_notes": [*table.scenario_notes, *_slice_notes(table)],
+        "scenario_notes": [*table.scenario_notes, *slice_notes(table)],
         "run_columns": ["run", "seed", "status", "epochs", "best step", "seconds", *table.metrics],
         "runs": [_run(table, run.record) for run in ours],
         "recipes": [
@@ -216,17 +216,6 @@ def _scenario_tables(table: Table) -> list[dict[str, Any]]:
             }
         )
     return tables
-
-
-def _slice_notes(table: Table) -> list[str]:
-    """What slices of the catalogue are; nothing where scenarios are another thing."""
-    if not table.dataset.items or not table.scenario_rows:
-        return []
-    return [
-        "Rows are users, by how often training holds their target: head, torso and tail have a "
-        f"third of all interactions each; cold targets occur less than {COLD_BELOW} times, and "
-        "most are of the tail too."
-    ]
 
 
 def _interval(row: Row, scenario: str, metric: str) -> str:
