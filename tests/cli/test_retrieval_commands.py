@@ -146,7 +146,8 @@ def test_compare_writes_a_leaderboard_of_retrieval_models(folder: Path, run: Pat
     assert "recall@10" in text
     assert text.index("recall@5") < text.index("recall@10") < text.index("ndcg@5")
     assert "popularity" in text
-    assert "by slice:" in text and "cold targets occur less than" in text
+    assert "by slice:" in text
+    assert "cold targets occur less than" in text
     result = invoke(
         "report", folder / "runs", "--metric", "ndcg@10", "--metric", "recall@5", "--out", report
     )
