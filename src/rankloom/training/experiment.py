@@ -26,7 +26,6 @@ from rankloom.runs.environment import current_commit, current_machine, current_v
 from rankloom.runs.history import write_history
 from rankloom.runs.record import (
     Record,
-    TrainingSummary,
     describe_dataset,
     recipe_hash,
     write_record,
@@ -44,6 +43,7 @@ from rankloom.training.run_folders import (
     find_run,
     rows_of,
     run_folder,
+    summarise_training,
 )
 
 COST_ROWS = 256
@@ -134,19 +134,7 @@ def train(
         seconds=time.perf_counter() - clock,
         machine=current_machine(device),
         versions=current_versions(),
-        training=TrainingSummary(
-            epochs=result.epochs,
-            steps=result.steps,
-            best_step=result.best_step,
-            stopped=result.stopped,
-            seconds=result.seconds,
-            rows_per_second=result.rows_per_second,
-            table_optimizer=result.table_optimizer,
-            shuffle_order=result.shuffle_order,
-            precision=chosen.training.precision,
-            compile=chosen.training.compile,
-            resumed=result.resumed,
-        ),
+        training=summarise_training(result, chosen.training),
         metrics=metrics,
         scenarios={name: table for name, table in scenarios.items() if table},
         cost=cost,

@@ -30,7 +30,6 @@ from rankloom.runs.history import write_history
 from rankloom.runs.record import (
     DatasetFacts,
     Record,
-    TrainingSummary,
     recipe_hash,
     write_record,
 )
@@ -55,6 +54,7 @@ from rankloom.training.run_folders import (
     find_run,
     rows_of,
     run_folder,
+    summarise_training,
 )
 from rankloom.training.tokenize import tokenize
 from rankloom.training.tokenized import Tokenized, catalogue_trie, item_schema
@@ -164,19 +164,7 @@ def train_retrieval(
         seconds=time.perf_counter() - clock,
         machine=current_machine(device),
         versions=current_versions(),
-        training=TrainingSummary(
-            epochs=result.epochs,
-            steps=result.steps,
-            best_step=result.best_step,
-            stopped=result.stopped,
-            seconds=result.seconds,
-            rows_per_second=result.rows_per_second,
-            table_optimizer=result.table_optimizer,
-            shuffle_order=result.shuffle_order,
-            precision=chosen.training.precision,
-            compile=chosen.training.compile,
-            resumed=result.resumed,
-        ),
+        training=summarise_training(result, chosen.training),
         metrics=metrics,
         scenarios={name: table for name, table in scenarios.items() if table},
         cost=cost,

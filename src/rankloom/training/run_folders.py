@@ -1,4 +1,4 @@
-"""Where a run goes, whether it is there already, and what both kinds of data sets say of rows."""
+"""What runs of all recipes share: where they go, whether they are there, what a record says."""
 
 from collections.abc import Collection
 from pathlib import Path
@@ -7,7 +7,9 @@ from typing import Any, Protocol
 from rankloom.data.sequence_store import SequenceData
 from rankloom.data.store import Dataset
 from rankloom.runs.environment import current_commit
-from rankloom.runs.record import StoredRun, find_completed, recipe_hash
+from rankloom.runs.record import StoredRun, TrainingSummary, find_completed, recipe_hash
+from rankloom.training.config import TrainingConfig
+from rankloom.training.course import TrainingResult
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Folder of the checkpoint inside a run folder that is under way."""
@@ -70,3 +72,20 @@ def rows_of(data: Data) -> dict[str, int]:
         return {name: data.split(name).rows for name in data.splits}
     held_out = int((data.histories.lengths >= 3).sum())
     return {"train": data.histories.num_users, "valid": held_out, "test": held_out}
+
+
+def summarise_training(result: TrainingResult, config: TrainingConfig) -> TrainingSummary:
+    """How a training went, for the record."""
+    return TrainingSummary(
+        epochs=result.epochs,
+        steps=result.steps,
+        best_step=result.best_step,
+        stopped=result.stopped,
+        seconds=result.seconds,
+        rows_per_second=result.rows_per_second,
+        table_optimizer=result.table_optimizer,
+        shuffle_order=result.shuffle_order,
+        precision=config.precision,
+        compile=config.compile,
+        resumed=result.resumed,
+    )
