@@ -92,7 +92,7 @@ MORE_BIASES = {"deepfm": 1, "fibinet": 1, "wide_deep": 1, "finalmlp": -1}
 """Biases of ours that are only added to another one, or of theirs."""
 
 
-TWO_TASKS = {"aliccp", "aliexpress", "hillstrom"}
+TWO_TASKS = {"aliccp", "aliexpress", "hillstrom", "synthetic-funnel"}
 """Data sets with two labels."""
 
 

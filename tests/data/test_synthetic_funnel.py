@@ -13,7 +13,14 @@ from sklearn.preprocessing import OneHotEncoder
 from rankloom.batch import Batch
 from rankloom.data.store import Dataset
 from rankloom.data.synthetic import SyntheticConfig, generate
-from rankloom.data.synthetic_funnel import FUNNEL, TRUTH, read_truth, synthetic_funnel
+from rankloom.data.synthetic_funnel import (
+    FUNNEL,
+    TRUTH,
+    best_possible,
+    read_truth,
+    synthetic_funnel,
+)
+from rankloom.evaluation.protocol import EvaluationConfig
 
 ROWS = 40_004
 SIZES = {"train": 32_004, "valid": 4_000, "test": 4_000}
@@ -171,3 +178,20 @@ def test_rows_follow_the_seed_and_small_logs_have_three_splits(tmp_path: Path) -
     assert first.data_hash == again.data_hash != other.data_hash
     with pytest.raises(ValueError, match="needs at least 10 rows; got 9"):
         synthetic_funnel(tmp_path / "d", config, 9)
+
+
+def test_no_scores_are_better_than_the_truth(folder: Path) -> None:
+    truth = read_truth(folder)
+    config = EvaluationConfig(metrics=("auc", "log_loss", "calibration_ratio"))
+    found = best_possible(folder, config)
+    assert found.rows == SIZES["test"]
+    assert found.scenarios.keys() == {"s0", "s1", "s2"}
+    random = np.random.default_rng(0)
+    for task in ("click", "conversion"):
+        chance = truth[f"{task}_probability"].to_numpy()
+        labels = truth[task].to_numpy()
+        expected = roc_auc_score(labels, chance)
+        assert found.metrics[f"auc/{task}"] == pytest.approx(expected, abs=1e-6)
+        assert found.metrics[f"calibration_ratio/{task}"] == pytest.approx(1, abs=0.1)
+        noised = chance * random.uniform(0.3, 1.7, len(chance))
+        assert found.metrics[f"auc/{task}"] > roc_auc_score(labels, noised)

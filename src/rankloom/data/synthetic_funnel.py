@@ -15,8 +15,10 @@ from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 
+import numpy as np
 import polars as pl
 import pyarrow.parquet as pq
+from scipy.special import logit
 
 from rankloom.data.prepare import prepare
 from rankloom.data.store import Dataset
@@ -27,6 +29,7 @@ from rankloom.data.synthetic import (
     synthetic_table_schema,
 )
 from rankloom.data.table_schema import FileSplit, TableSchema
+from rankloom.evaluation.protocol import Evaluation, EvaluationConfig, Predictions, evaluate
 
 FUNNEL = SyntheticConfig(bias=-3.0, conversion_bias=-2.5, shared_causes=(0.3, 0.6, 0.9))
 """Rare clicks, rarer conversions, and a bias that grows from scenario to scenario."""
@@ -78,6 +81,30 @@ def read_truth(folder: str | Path) -> pl.DataFrame:
         `conversion_probability` (of a click, whether there is one or not).
     """
     return pl.read_parquet(Path(folder) / "test.parquet", columns=list(TRUTH))
+
+
+def best_possible(folder: str | Path, config: EvaluationConfig | None = None) -> Evaluation:
+    """The figures of the true probabilities on the test split: no model can expect better ones.
+
+    Args:
+        folder: the folder given to `synthetic_funnel`.
+        config: what to report; None: AUC and LogLoss, per scenario too.
+
+    Raises:
+        FileNotFoundError: the log is not there.
+    """
+    dataset = Dataset.open(Path(folder) / "dataset")
+    truth = read_truth(folder)
+    split = dataset.split("test")
+    rows = split.slice(0, split.rows)
+    probabilities = truth.select("click_probability", "conversion_probability").to_numpy()
+    predictions = Predictions(
+        logits=logit(probabilities).astype(np.float32),
+        labels=truth.select("click", "conversion").to_numpy().astype(np.float32),
+        scenario=None if rows.scenario is None else rows.scenario.numpy(),
+        group=None if rows.group is None else rows.group.numpy(),
+    )
+    return evaluate(predictions, dataset.schema, config)
 
 
 def _write(
