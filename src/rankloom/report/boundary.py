@@ -4,16 +4,14 @@ import math
 from pathlib import Path
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 from rich.console import Group
 
-import rankloom
 from rankloom.evaluation.boundary import BoundaryFigures, Sorted
 from rankloom.report.charts import COLOURS, Chart, figure_json, figure_layout
 from rankloom.report.inspection import signed, tables_terminal
 from rankloom.report.inspection_page import INSPECTION_PAGE
 from rankloom.report.inspection_table import InspectionTable
+from rankloom.report.templates import render
 from rankloom.report.texts import number
 from rankloom.runs.atomic import write_text
 
@@ -98,15 +96,9 @@ def write_boundary_page(folder: str | Path, figures: BoundaryFigures) -> Path:
 
 def render_boundary(figures: BoundaryFigures) -> str:
     """The HTML text; the same input gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     made = f"{figures.model} on ids of {figures.tokenizer}" if figures.tokenizer else figures.model
-    return environment.get_template("inspect.html.j2").render(
+    return render(
+        "inspect.html.j2",
         title=f"Whom {made} serves",
         summary=f"{figures.dataset}, {figures.split} split, {figures.users:,} users, data "
         f"{figures.data_hash}.",
@@ -126,8 +118,6 @@ def render_boundary(figures: BoundaryFigures) -> str:
             }
             for sorting in figures.sortings
         ],
-        version=rankloom.__version__,
-        plotly=get_plotlyjs(),
     )
 
 

@@ -6,14 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
-import rankloom
 from rankloom.evaluation.depth_figures import DepthFigures
 from rankloom.evaluation.oracle_figures import TaskOracle
 from rankloom.report.charts import DASHES, Chart, colour, figure_json, figure_layout
 from rankloom.report.depths import depth_tables, noise_mean, oracle_title, shown_metrics
+from rankloom.report.templates import render
 from rankloom.runs.atomic import write_text
 
 DEPTHS_PAGE = "depths.html"
@@ -33,14 +31,8 @@ def write_depths_page(folder: str | Path, figures: DepthFigures) -> Path:
 
 def render_depths(figures: DepthFigures) -> str:
     """The HTML text; the same input gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("inspect.html.j2").render(
+    return render(
+        "inspect.html.j2",
         title=f"Depths of {figures.model}",
         summary=f"{figures.dataset}, {figures.split} split, {figures.rows:,} rows, data "
         f"{figures.data_hash}. Policies are fitted on {figures.fitted_on}.",
@@ -53,8 +45,6 @@ def render_depths(figures: DepthFigures) -> str:
             }
         ],
         sections=_sections(figures),
-        version=rankloom.__version__,
-        plotly=get_plotlyjs(),
     )
 
 

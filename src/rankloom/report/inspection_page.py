@@ -6,10 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
-import rankloom
 from rankloom.evaluation.inspection import FrequencyGain, Inspection
 from rankloom.report.charts import COLOURS, DASHES, Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection import (
@@ -23,6 +20,7 @@ from rankloom.report.inspection_landscape import LANDSCAPE, landscape_charts, la
 from rankloom.report.inspection_loops import loop_charts, loop_tables
 from rankloom.report.inspection_scenarios import GENERATED, generated_charts, generated_table
 from rankloom.report.inspection_table import InspectionTable, without_run
+from rankloom.report.templates import render
 from rankloom.runs.atomic import write_text
 
 INSPECTION_PAGE = "inspect.html"
@@ -44,22 +42,14 @@ def write_inspection_page(folder: str | Path, inspection: Inspection) -> Path:
 
 def render_inspection(inspection: Inspection) -> str:
     """The HTML text of an inspection; the same input gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     first, *others = inspection.runs
     beside = f" beside {', '.join(run.label for run in others)}" if others else ""
-    return environment.get_template("inspect.html.j2").render(
+    return render(
+        "inspect.html.j2",
         title=f"Inside {first.label}{beside}",
         summary=f"{inspection.dataset}, {inspection.split} split, data {inspection.data_hash}.",
         runs=inspection.runs,
         sections=_sections(inspection),
-        version=rankloom.__version__,
-        plotly=get_plotlyjs(),
     )
 
 

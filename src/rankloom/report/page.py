@@ -7,14 +7,11 @@ forbids it to fetch anything.
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
-
-import rankloom
 from rankloom.report.leaderboard import Leaderboard, build_leaderboard
 from rankloom.report.rows import Published
 from rankloom.report.sections import build_section
 from rankloom.report.tables import write_tables
+from rankloom.report.templates import render
 from rankloom.runs.atomic import write_text
 from rankloom.runs.record import StoredRun
 
@@ -98,17 +95,12 @@ def render_page(
         title: heading of the page.
         commands: what one types to repeat the comparison.
     """
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     ordered = sorted(runs, key=lambda run: (run.record.name, run.record.seed, run.record.run_id))
     sections = [build_section(table, ordered) for table in leaderboard.tables]
     has_charts = any(section["charts"] for section in sections)
-    return environment.get_template("page.html.j2").render(
+    return render(
+        "page.html.j2",
+        charts=has_charts,
         title=title,
         summary=_summary(leaderboard, runs),
         warnings=leaderboard.warnings,
@@ -119,8 +111,6 @@ def render_page(
         else "Save a recipe from above under its name; the same seed on the same machine with "
         "the same number of threads gives the same numbers.",
         commands=list(commands) or _train_commands(leaderboard),
-        version=rankloom.__version__,
-        plotly=get_plotlyjs() if has_charts else "",
     )
 
 

@@ -6,10 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
-import rankloom
 from rankloom.evaluation.scaling import ScalingCurve
 from rankloom.report.charts import SYMBOLS, Chart, colour, figure_json, figure_layout
 from rankloom.report.inspection_table import InspectionTable
@@ -21,6 +18,7 @@ from rankloom.report.scaling_text import (
     size_table,
     to_markdown,
 )
+from rankloom.report.templates import render
 from rankloom.report.texts import number
 from rankloom.runs.atomic import write_text
 
@@ -52,20 +50,14 @@ def write_scaling(folder: str | Path, scaling: Scaling, *, command: str = "") ->
 
 def render_scaling(scaling: Scaling, *, command: str = "") -> str:
     """The HTML text of some curves; the same input gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     equal = equal_table(scaling)
     sections: list[tuple[str, list[InspectionTable], list[Chart]]] = [
         ("Curves", [law_table(scaling)], scaling_charts(scaling)),
         ("Equal quality", [] if equal is None else [equal], []),
         ("Points", [size_table(scaling)], []),
     ]
-    return environment.get_template("scaling.html.j2").render(
+    return render(
+        "scaling.html.j2",
         title=f"Scaling of {', '.join(model.name for model in scaling.models)}",
         summary=f"{scaling.dataset.name}, {scaling.split} split, {scaling.metric} against FLOPs "
         f"per row; data {scaling.dataset.data_hash}; source {scaling.commit.source_hash}, "
@@ -77,8 +69,6 @@ def render_scaling(scaling: Scaling, *, command: str = "") -> str:
             if tables
         ],
         command=command,
-        version=rankloom.__version__,
-        plotly=get_plotlyjs(),
     )
 
 

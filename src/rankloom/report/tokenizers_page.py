@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import plotly.graph_objects as go
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from plotly.offline import get_plotlyjs
 
-import rankloom
 from rankloom.report.charts import DASHES, Chart, colour, figure_json, figure_layout
+from rankloom.report.templates import render
 from rankloom.report.tokenizers import (
     NamedIds,
     length_table,
@@ -38,15 +36,9 @@ def write_tokenizers_page(folder: str | Path, ids: Sequence[NamedIds]) -> Path:
 
 def render_tokenizers(ids: Sequence[NamedIds]) -> str:
     """The HTML text; the same input gives the same text."""
-    environment = Environment(
-        loader=PackageLoader("rankloom.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     first = ids[0].found
-    return environment.get_template("tokenizers.html.j2").render(
+    return render(
+        "tokenizers.html.j2",
         title="Tokenizers side by side",
         summary=f"{len(ids)} tokenizers of {first.ids.num_items:,} items, catalogue "
         f"{first.ids.items_hash}.",
@@ -60,8 +52,6 @@ def render_tokenizers(ids: Sequence[NamedIds]) -> str:
             for one in ids
         ],
         sections=_sections(ids),
-        version=rankloom.__version__,
-        plotly=get_plotlyjs(),
     )
 
 
