@@ -11,6 +11,7 @@ from rankloom.data.store import Dataset
 from rankloom.runs.record import read_record
 from rankloom.training.course import Progress
 from rankloom.training.experiment import train
+from rankloom.training.model_recipe import model_name
 from rankloom.training.recipe import Recipe, recipe_file_values
 from rankloom.training.retrieval_experiment import train_retrieval
 from rankloom.training.retrieval_recipe import RetrievalRecipe
@@ -36,8 +37,7 @@ def load_any_recipe(path: str | Path, overrides: Sequence[str] = ()) -> AnyRecip
 
 def parse_recipe(values: dict[str, Any], source: str) -> AnyRecipe:
     """A recipe of plain values; errors as in `load_any_recipe`."""
-    model = values.get("model")
-    name = model.get("name") if isinstance(model, dict) else None
+    name = model_name(values)
     entry = CATALOG.get(name) if isinstance(name, str) else None
     if entry is not None and entry.family == "retrieval":
         return parse_config(RetrievalRecipe, values, source)

@@ -26,18 +26,18 @@ A recipe may name a `base`, as other recipes do (`rankloom.training.recipe`).
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from rankloom.catalog import CATALOG, Entry, lookup
-from rankloom.config import Config, parse_config
+from rankloom.config import parse_config
 from rankloom.evaluation.retrieval_protocol import RetrievalEvaluationConfig
 from rankloom.retrieval.collisions import CollisionConfig, DedupConfig
 from rankloom.retrieval.encoders import EncoderConfig, TfidfConfig
 from rankloom.retrieval.merges import SemanticBPEConfig
 from rankloom.retrieval.tokenizers.catalog import TokenizerConfig
 from rankloom.training.config import CosineSchedule, TrainingConfig
+from rankloom.training.model_recipe import ModelRecipe
 from rankloom.training.recipe import recipe_file_values
 
 DEFAULT_MAX_LENGTH = 50
@@ -54,15 +54,12 @@ class MergesConfig(SemanticBPEConfig):
     """Whether an item's pairs count as often as it occurs in training, in place of once."""
 
 
-class RetrievalRecipe(Config):
-    """One run of a retrieval model."""
+class RetrievalRecipe(ModelRecipe):
+    """One run of a retrieval model on a sequence data set."""
 
-    name: str
-    """Name in tables and records."""
-    dataset: str
-    """Folder of a sequence data set that `prepare` wrote, relative to the working folder."""
-    seed: int = Field(0, ge=0)
-    """Seed of item vectors, tokenizer, initialisation, order and dropout."""
+    RETRIEVES = True
+    EXAMPLE = "decoder"
+
     items: EncoderConfig = TfidfConfig()
     """Encoder of the items, for tokenizers and models that read item vectors."""
     collaborative: EncoderConfig | None = None
@@ -77,8 +74,6 @@ class RetrievalRecipe(Config):
     """What becomes of items whose codes are the same."""
     merges: MergesConfig | None = None
     """Pairs of tokens that become one (SemanticBPE); None: none."""
-    model: dict[str, Any]
-    """`name` of a retrieval model in the catalog, and the keys of its config."""
     training: TrainingConfig = TrainingConfig(
         batch_size=256, evaluation_batch_size=256, monitor="ndcg@10", patience=5
     )
@@ -86,21 +81,9 @@ class RetrievalRecipe(Config):
     evaluation: RetrievalEvaluationConfig = RetrievalEvaluationConfig()
     """Decoding and figures."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _check_kind(cls, values: Any) -> Any:
-        # Before the keys are looked at: most of another kind's would be reported as unknown.
-        model = values.get("model") if isinstance(values, dict) else None
-        name = model.get("name") if isinstance(model, dict) else None
-        entry = CATALOG.get(name) if isinstance(name, str) else None
-        if entry is not None and entry.family != "retrieval":
-            raise ValueError(f"{name} scores rows; this takes recipes of retrieval models")
-        return values
-
     @model_validator(mode="after")
     def _check(self) -> Self:
         entry = self.entry()
-        self.settings()
         if "semantic_ids" in entry.requires and self.tokenizer is None:
             raise ValueError(
                 f'{entry.name} needs semantic ids: add a tokenizer, such as kind = "rq_kmeans" '
@@ -109,33 +92,6 @@ class RetrievalRecipe(Config):
         if self.tokenizer is None and self.merges is not None:
             raise ValueError("merges are of the tokens of semantic ids; add a tokenizer")
         return self
-
-    def entry(self) -> Entry:
-        """The model's line of the catalog.
-
-        Raises:
-            ValueError: no `name`, or one that the catalog does not know.
-        """
-        name = self.model.get("name")
-        if not isinstance(name, str):
-            raise ValueError('model needs a name, such as name = "decoder"')
-        return lookup(name)
-
-    def settings(self) -> Config:
-        """The model's config.
-
-        Raises:
-            ValueError: a key or value that the model's config does not take.
-        """
-        entry = self.entry()
-        values = {key: value for key, value in self.model.items() if key != "name"}
-        return parse_config(entry.config, values, f"model {entry.name}")
-
-    def resolved(self) -> dict[str, Any]:
-        """Plain values with every default written out, for the record."""
-        values = self.model_dump(mode="json")
-        values["model"] = {"name": self.entry().name, **self.settings().model_dump(mode="json")}
-        return values
 
     @property
     def max_length(self) -> int:
