@@ -8,7 +8,6 @@ finished, and training the same recipe into it goes on from its checkpoint.
 import shutil
 import time
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -22,12 +21,8 @@ from rankloom.evaluation.by_scenario import split_summary
 from rankloom.evaluation.cost import measure_cost
 from rankloom.evaluation.protocol import EvaluationConfig, evaluate
 from rankloom.runs.atomic import replacing
-from rankloom.runs.environment import current_commit, current_machine, current_versions
-from rankloom.runs.history import write_history
 from rankloom.runs.record import (
-    Record,
     describe_dataset,
-    recipe_hash,
     write_record,
 )
 from rankloom.training.batches import TrainingBatches, check_settings
@@ -39,11 +34,12 @@ from rankloom.training.run import MODEL_FILE, RECIPE_FILE, Run, score
 from rankloom.training.run_folders import (
     CHECKPOINT_FOLDER,
     EVALUATED,
+    Stopwatch,
+    close_run,
     evaluated_splits,
     find_run,
     rows_of,
     run_folder,
-    summarise_training,
 )
 
 COST_ROWS = 256
@@ -95,10 +91,9 @@ def train(
     (folder / RECIPE_FILE).write_text(to_toml(chosen), encoding="utf-8")
     device = select_device(chosen.training.device)
 
-    started, clock = datetime.now(UTC), time.perf_counter()
+    watch = Stopwatch.start()
     torch.manual_seed(chosen.seed)
-    entry = chosen.entry()
-    model = entry.build(chosen.settings(), dataset.schema).to(device)
+    model = chosen.entry().build(chosen.settings(), dataset.schema).to(device)
     result = _fit(model, chosen, dataset, device, folder / CHECKPOINT_FOLDER, resume, progress)
     with replacing(folder / MODEL_FILE) as part:
         save_file(model.state_dict(), part)
@@ -113,35 +108,18 @@ def train(
         evaluation = evaluate(predictions, dataset.schema, chosen.evaluation)
         metrics[name], scenarios[name] = evaluation.metrics, evaluation.scenarios
         cost["inference_rows_per_second"] = dataset.split(name).rows / seconds
-    resolved = chosen.resolved()
-    record = Record(
-        run_id=folder.name,
-        name=chosen.name,
-        model=entry.name,
-        family=entry.family,
-        seed=chosen.seed,
-        recipe=resolved,
-        recipe_hash=recipe_hash(resolved),
-        dataset=describe_dataset(
-            dataset.name,
-            dataset.data_hash,
-            rows_of(dataset),
-            dataset.schema,
-        ),
-        commit=current_commit(),
-        started=started,
-        finished=datetime.now(UTC),
-        seconds=time.perf_counter() - clock,
-        machine=current_machine(device),
-        versions=current_versions(),
-        training=summarise_training(result, chosen.training),
+    facts = describe_dataset(dataset.name, dataset.data_hash, rows_of(dataset), dataset.schema)
+    close_run(
+        folder,
+        chosen,
+        facts,
+        result,
+        watch,
+        device=device,
         metrics=metrics,
-        scenarios={name: table for name, table in scenarios.items() if table},
+        scenarios=scenarios,
         cost=cost,
     )
-    write_history(folder, result.history)
-    write_record(folder, record)
-    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     return Run.open(folder, dataset=dataset)
 
 

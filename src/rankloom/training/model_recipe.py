@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from rankloom.catalog import CATALOG, Entry, lookup
 from rankloom.config import Config, parse_config
+from rankloom.training.config import TrainingConfig
 
 
 class ModelRecipe(Config):
@@ -25,6 +26,8 @@ class ModelRecipe(Config):
     where there are such."""
     model: dict[str, Any]
     """`name` of a model in the catalog, and the keys of its config."""
+    training: TrainingConfig = TrainingConfig()
+    """How the model is trained."""
 
     @model_validator(mode="before")
     @classmethod

@@ -34,7 +34,6 @@ from typing import Any
 
 from rankloom.config import apply_overrides, complete, parse_config, read_toml
 from rankloom.evaluation.protocol import EvaluationConfig
-from rankloom.training.config import TrainingConfig
 from rankloom.training.model_recipe import ModelRecipe, model_name
 
 
@@ -44,8 +43,6 @@ class Recipe(ModelRecipe):
     RETRIEVES = False
     EXAMPLE = "dcnv2"
 
-    training: TrainingConfig = TrainingConfig()
-    """Training settings."""
     evaluation: EvaluationConfig = EvaluationConfig()
     """Metrics."""
 

@@ -8,7 +8,6 @@ of each user stood, for paired comparisons of two models over users.
 import shutil
 import time
 from collections.abc import Callable, Collection
-from datetime import UTC, datetime
 from pathlib import Path
 
 import torch
@@ -25,12 +24,8 @@ from rankloom.retrieval.histories import Histories
 from rankloom.retrieval.protocols import FittedScorer, HistoryLearner
 from rankloom.retrieval.trie import Trie
 from rankloom.runs.atomic import replacing
-from rankloom.runs.environment import current_commit, current_machine, current_versions
-from rankloom.runs.history import write_history
 from rankloom.runs.record import (
     DatasetFacts,
-    Record,
-    recipe_hash,
     write_record,
 )
 from rankloom.training.course import Progress, TrainingResult
@@ -50,11 +45,12 @@ from rankloom.training.run import MODEL_FILE, RECIPE_FILE
 from rankloom.training.run_folders import (
     CHECKPOINT_FOLDER,
     EVALUATED,
+    Stopwatch,
+    close_run,
     evaluated_splits,
     find_run,
     rows_of,
     run_folder,
-    summarise_training,
 )
 from rankloom.training.tokenize import tokenize
 from rankloom.training.tokenized import Tokenized, catalogue_trie, item_schema
@@ -100,7 +96,7 @@ def train_retrieval(
             return _complete(RetrievalRun.open(finished.folder, dataset=data), splits)
     elif folder.exists():
         shutil.rmtree(folder)
-    started, clock = datetime.now(UTC), time.perf_counter()
+    watch = Stopwatch.start()
     device = select_device(chosen.training.device)
     tokenized = None
     if chosen.tokenizer is not None:
@@ -116,9 +112,8 @@ def train_retrieval(
     trie = catalogue_trie(data, tokenized)
 
     torch.manual_seed(chosen.seed)
-    entry = chosen.entry()
     schema = item_schema(data, tokenized, num_users=data.histories.num_users)
-    model = entry.build(chosen.settings(), schema).to(device)
+    model = chosen.entry().build(chosen.settings(), schema).to(device)
     result = _fit(model, chosen, data, tokenized, trie, device, folder, resume, progress)
     model.to(device)
     with replacing(folder / MODEL_FILE) as part:
@@ -142,36 +137,24 @@ def train_retrieval(
         cost["inference_rows_per_second"] = found.rows / (time.perf_counter() - start)
         metrics[name], scenarios[name] = found.metrics, found.scenarios
         write_places(folder, name, found.places)
-    resolved = chosen.resolved()
-    record = Record(
-        run_id=folder.name,
-        name=chosen.name,
-        model=entry.name,
-        family=entry.family,
-        seed=chosen.seed,
-        recipe=resolved,
-        recipe_hash=recipe_hash(resolved),
-        dataset=DatasetFacts(
-            name=data.name,
-            data_hash=data.data_hash,
-            rows=rows_of(data),
-            items=data.catalogue.num_items,
-            interactions=data.histories.items.size,
-        ),
-        commit=current_commit(),
-        started=started,
-        finished=datetime.now(UTC),
-        seconds=time.perf_counter() - clock,
-        machine=current_machine(device),
-        versions=current_versions(),
-        training=summarise_training(result, chosen.training),
+    facts = DatasetFacts(
+        name=data.name,
+        data_hash=data.data_hash,
+        rows=rows_of(data),
+        items=data.catalogue.num_items,
+        interactions=data.histories.items.size,
+    )
+    close_run(
+        folder,
+        chosen,
+        facts,
+        result,
+        watch,
+        device=device,
         metrics=metrics,
-        scenarios={name: table for name, table in scenarios.items() if table},
+        scenarios=scenarios,
         cost=cost,
     )
-    write_history(folder, result.history)
-    write_record(folder, record)
-    shutil.rmtree(folder / CHECKPOINT_FOLDER, ignore_errors=True)
     return RetrievalRun.open(folder, dataset=data)
 
 
