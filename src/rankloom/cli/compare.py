@@ -7,30 +7,31 @@ from typing import Annotated
 
 import typer
 
+from rankloom.cli.options import (
+    Fresh,
+    Jobs,
+    OtherDataset,
+    PublishedFile,
+    Recipes,
+    Reference,
+    RunsFolder,
+    Settings,
+    overrides_of,
+)
+
 
 def compare(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes (TOML).")],
+    recipes: Recipes,
     seeds: Annotated[int, typer.Option(help="Seeds of each recipe, from its own on.")] = 3,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Data set folder, in place of the recipes' own.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
+    dataset: OtherDataset = None,
+    settings: Settings = None,
+    out: RunsFolder = Path("runs"),
     report: Annotated[Path, typer.Option(help="Folder of leaderboard and page.")] = Path("reports"),
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Recipe or model that the others are compared with, per scenario too."),
-    ] = None,
-    published: Annotated[
-        Path | None, typer.Option(help="Published values to show beside (TOML).")
-    ] = None,
+    reference: Reference = None,
+    published: PublishedFile = None,
     split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
-    fresh: Annotated[bool, typer.Option(help="Train again what is recorded.")] = False,
-    jobs: Annotated[
-        int, typer.Option(help="Runs at once; more than one have one thread each.")
-    ] = 1,
+    fresh: Fresh = False,
+    jobs: Jobs = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print leaderboard.json.")] = False,
 ) -> None:
     """Train every recipe with every seed, skipping recorded runs, and write the leaderboard."""
@@ -42,7 +43,7 @@ def compare(
     from rankloom.training.compare import compare as run_compare
     from rankloom.training.recipes import load_any_recipe
 
-    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    overrides = overrides_of(settings, dataset)
     chosen = [load_any_recipe(path, overrides) for path in recipes]
     beside = None if published is None else read_published(published)
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rankloom.cli.options import PublishedFile, Reference
+
 if TYPE_CHECKING:
     from rankloom.report.rows import Published
 
@@ -23,13 +25,8 @@ def report(
     tokenizers: Annotated[
         bool, typer.Option("--tokenizers", help="Show tokenizers of one catalogue side by side.")
     ] = False,
-    reference: Annotated[
-        str | None,
-        typer.Option(help="Recipe or model that the others are compared with, per scenario too."),
-    ] = None,
-    published: Annotated[
-        Path | None, typer.Option(help="Published values to show beside (TOML).")
-    ] = None,
+    reference: Reference = None,
+    published: PublishedFile = None,
     split: Annotated[str, typer.Option(help="Split whose metrics are compared.")] = "test",
     metrics: Annotated[
         list[str] | None,

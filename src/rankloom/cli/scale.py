@@ -7,36 +7,38 @@ from typing import Annotated
 
 import typer
 
+from rankloom.cli.options import (
+    Fresh,
+    Jobs,
+    OtherDataset,
+    PublishedFile,
+    Recipes,
+    Reference,
+    RunsFolder,
+    Settings,
+    overrides_of,
+)
+
 
 def scale(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes (TOML).")],
+    recipes: Recipes,
     grid: Annotated[Path, typer.Option(help="Sizes to train, and how many seeds (TOML).")],
     seeds: Annotated[
         int | None, typer.Option(help="Seeds of each size, in place of the grid's.")
     ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Data set folder, in place of the recipes' own.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
+    dataset: OtherDataset = None,
+    settings: Settings = None,
+    out: RunsFolder = Path("runs"),
     report: Annotated[Path, typer.Option(help="Folder of curves and page.")] = Path(
         "reports/scale"
     ),
-    reference: Annotated[
-        str | None, typer.Option(help="Recipe or model that the others are compared with.")
-    ] = None,
-    published: Annotated[
-        Path | None, typer.Option(help="What papers claim, to show beside (TOML).")
-    ] = None,
+    reference: Reference = None,
+    published: PublishedFile = None,
     metric: Annotated[str, typer.Option(help="Metric of the curves.")] = "auc",
     split: Annotated[str, typer.Option(help="Split of the metric.")] = "test",
     samples: Annotated[int, typer.Option(help="Bootstrap draws of the intervals.")] = 1000,
-    fresh: Annotated[bool, typer.Option(help="Train again what is recorded.")] = False,
-    jobs: Annotated[
-        int, typer.Option(help="Runs at once; more than one have one thread each.")
-    ] = 1,
+    fresh: Fresh = False,
+    jobs: Jobs = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print scaling.json.")] = False,
 ) -> None:
     """Train every recipe at every size, skipping recorded runs, and fit metric against compute."""
@@ -50,7 +52,7 @@ def scale(
     from rankloom.training.scale import PlannedSize, size_name
     from rankloom.training.scale import scale as run_scale
 
-    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    overrides = overrides_of(settings, dataset)
     chosen = [load_recipe(path, overrides) for path in recipes]
     beside = None if published is None else read_published(published)
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from rankloom.cli.options import Settings, overrides_of
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -27,9 +29,7 @@ def tokenize(
     out: Annotated[Path, typer.Option(help="Folder of runs; ids go into tokenizers/ there.")] = (
         Path("runs")
     ),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
-    ] = None,
+    settings: Settings = None,
     fresh: Annotated[bool, typer.Option(help="Make them again.")] = False,
     examples: Annotated[int, typer.Option(help="Codes to show the items of.")] = 3,
     as_json: Annotated[bool, typer.Option("--json", help="Print folder and diagnostics.")] = False,
@@ -42,7 +42,7 @@ def tokenize(
     from rankloom.training.retrieval_recipe import load_retrieval_recipe
     from rankloom.training.tokenize import tokenize as run_tokenize
 
-    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    overrides = overrides_of(settings, dataset)
     chosen = load_retrieval_recipe(recipe, overrides)
     data = SequenceData.open(chosen.dataset if append is None else append)
     with training_progress() as update:

@@ -6,16 +6,14 @@ from typing import Annotated
 
 import typer
 
+from rankloom.cli.options import OtherDataset, RunsFolder, Settings, overrides_of
+
 
 def train(
     recipe: Annotated[Path, typer.Argument(help="Recipe (TOML).")],
-    dataset: Annotated[
-        Path | None, typer.Option(help="Data set folder, in place of the recipe's own.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
-    ] = None,
+    dataset: OtherDataset = None,
+    out: RunsFolder = Path("runs"),
+    settings: Settings = None,
     fresh: Annotated[bool, typer.Option(help="Start anew instead of continuing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the record's figures.")] = False,
 ) -> None:
@@ -24,7 +22,7 @@ def train(
     from rankloom.evaluation.by_scenario import split_summary
     from rankloom.training.recipes import load_any_recipe, run_recipe
 
-    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    overrides = overrides_of(settings, dataset)
     chosen = load_any_recipe(recipe, overrides)
     with training_progress() as update:
         run = run_recipe(

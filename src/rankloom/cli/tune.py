@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from rankloom.cli.options import Jobs, OtherDataset, Recipes, RunsFolder, Settings, overrides_of
+
 
 def tune(
-    recipes: Annotated[list[Path], typer.Argument(help="Recipes (TOML).")],
+    recipes: Recipes,
     grid: Annotated[Path, typer.Option(help="Values to try, and how many trials (TOML).")],
     trials: Annotated[
         int | None, typer.Option(help="Trials of each recipe, in place of the grid's.")
@@ -17,19 +19,13 @@ def tune(
     seed: Annotated[
         int | None, typer.Option(help="Seed of order and trials, in place of the grid's.")
     ] = None,
-    dataset: Annotated[
-        Path | None, typer.Option(help="Data set folder, in place of the recipes' own.")
-    ] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", help="key=value, dotted; may be repeated.")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that run folders go into.")] = Path("runs"),
+    dataset: OtherDataset = None,
+    settings: Settings = None,
+    out: RunsFolder = Path("runs"),
     report: Annotated[Path, typer.Option(help="Folder of results and best recipes.")] = Path(
         "reports/tune"
     ),
-    jobs: Annotated[
-        int, typer.Option(help="Trials at once; more than one have one thread each.")
-    ] = 1,
+    jobs: Jobs = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print tune.json.")] = False,
 ) -> None:
     """Try settings on the validation split, as many for every recipe, and write the best ones."""
@@ -41,7 +37,7 @@ def tune(
     from rankloom.training.tune import PlannedTrial
     from rankloom.training.tune import tune as run_tune
 
-    overrides = [*(settings or []), *([f"dataset={dataset}"] if dataset else [])]
+    overrides = overrides_of(settings, dataset)
     chosen = [load_any_recipe(path, overrides) for path in recipes]
 
     def name(planned: PlannedTrial) -> str:
