@@ -10,7 +10,7 @@ import torch
 
 from rankloom.catalog import CATALOG
 from rankloom.cli.report import read_published
-from rankloom.config import load_config, read_toml
+from rankloom.config import Config, load_config, read_toml
 from rankloom.data.examples import random_batch
 from rankloom.data.sources import SOURCES
 from rankloom.data.table_schema import TableSchema
@@ -223,8 +223,8 @@ def test_grids_fit_their_recipes_and_give_each_the_same_budget(path: Path) -> No
     grid = load_grid(path)
     assert not grid.skip_unknown
     recipes = [load_recipe(p) for p in RECIPES if p.parent == path.parent]
-    assert len(recipes) >= 14
-    trials = 4 if path.parent.name in SCENARIO_FOLDERS else 6
+    assert len(recipes) >= 9
+    trials = 4 if path.parent.name in {*SCENARIO_FOLDERS, "synthetic-funnel"} else 6
     for recipe in recipes:
         keys, skipped = grid.for_recipe(recipe)
         assert not skipped
@@ -240,7 +240,8 @@ def test_models_of_tokens_are_compared_in_one_setting(folder: str) -> None:
     shared = load_recipe(RECIPES_ROOT / folder / "onetrans.toml")
     for path, recipe in zip(paths, recipes, strict=True):
         assert (recipe.dataset, recipe.seed) == (shared.dataset, shared.seed)
-        assert (recipe.training, recipe.evaluation) == (shared.training, shared.evaluation)
+        assert unsearched(recipe.training) == unsearched(shared.training), path
+        assert recipe.evaluation == shared.evaluation
         settings = recipe.resolved()["model"]
         assert settings["embedding_dim"] == 16, path
         assert settings.get("dim", 32) == 32, path
@@ -250,6 +251,20 @@ def test_models_of_tokens_are_compared_in_one_setting(folder: str) -> None:
     for place, model in enumerate(models):
         same = [paths[other].stem for other in range(place) if models[other] == model]
         assert not same, f"{paths[place].stem} is the same model as {', '.join(same)}"
+
+
+SEARCHED = {"learning_rate", "embedding_l2", "dropout"}
+"""Settings that a search chooses for each recipe."""
+
+
+def unsearched(values: Config | dict[str, Any]) -> dict[str, Any]:
+    """The plain values without those that a search chooses."""
+    plain = values if isinstance(values, dict) else values.model_dump()
+    return {
+        key: unsearched(value) if isinstance(value, dict) else value
+        for key, value in plain.items()
+        if key not in SEARCHED
+    }
 
 
 SEQUENCE_FOLDERS = {"amazon-beauty": 20, "amazon-toys": 20, "movielens-1m-sample": 30}
@@ -321,11 +336,12 @@ def test_models_of_scenarios_are_compared_in_one_setting(folder: str) -> None:
             if path.stem.endswith("dropout"):
                 training = training.model_copy(update={"field_dropout": {"position": 0.2}})
         assert (recipe.dataset, recipe.seed) == (dataset, shared.seed), path
-        assert (recipe.training, recipe.evaluation) == (training, evaluation), path
+        assert unsearched(recipe.training) == unsearched(training), path
+        assert recipe.evaluation == evaluation, path
         values = recipe.resolved()
         model = values["model"]
         assert set(part_values(model, "embedding_dim")) == {16}, path
-        assert set(part_values(model, "dropout")) == {0.0}, path
+        assert set(part_values(model, "dropout")) <= {0.0, 0.2}, path
         for name, kind in (("experts", (64, 32)), ("tower", (32,))):
             assert tuple(model.get(name, {}).get("hidden", kind)) == kind, path
         run = str({key: value for key, value in values.items() if key != "name"})
@@ -373,4 +389,4 @@ def test_the_folders_of_scenarios_hold_the_same_models() -> None:
         for name, model in first.items():
             for part in (model, models[name]):
                 part.get("structure", {}).pop("priors", None)  # fields of the data set
-            assert models[name] == model, name
+            assert unsearched(models[name]) == unsearched(model), name
