@@ -4,13 +4,19 @@ Tables of settings, models and results are never typed by hand.
 """
 
 import json
+import shlex
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterator
+from glob import glob
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
+
+if TYPE_CHECKING:
+    from rankloom.report.leaderboard import Leaderboard
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,14 +60,14 @@ def model_table(family: str) -> str:
     return "\n".join(lines)
 
 
-def zoo_table(path: str) -> str:
-    """Every ranking model by year: its cost on ten fields, and its AUC in a leaderboard if any."""
+def zoo_table(runs: str) -> str:
+    """Every ranking model by year: its cost on ten fields, and its AUC in recorded runs if any."""
     from rankloom.data.examples import example_schema, random_batch
     from rankloom.evaluation.cost import measure_cost
     from rankloom.ranking.catalog import RANKING_ENTRIES
     from rankloom.report.texts import count, number
 
-    aucs = _best_aucs(ROOT / path)
+    aucs = _best_aucs(runs)
     # The shape that docs/models.md states: ten fields, 538 values and two reserved rows each.
     schema = example_schema(
         num_categorical=9, num_numeric=0, sequences=False, vectors=False, rows_per_table=540
@@ -79,26 +85,47 @@ def zoo_table(path: str) -> str:
     return "\n".join(lines)
 
 
-def _best_aucs(path: Path) -> dict[str, float]:
-    """Test AUC by model, the mean over the seeds of its best recipe; empty without the file."""
-    from rankloom.report.tables import read_json
-
+def _best_aucs(runs: str) -> dict[str, float]:
+    """Test AUC by model, the mean over the seeds of its best recipe."""
     aucs: dict[str, float] = {}
-    for table in read_json(path).tables if path.is_file() else ():
+    for table in _leaderboard(runs).tables:
         for row in table.rows:
             summary = row.metrics.get("auc")
-            if table.split == "test" and summary is not None:
+            if summary is not None:
                 aucs[row.model] = max(summary.mean, aucs.get(row.model, summary.mean))
     return aucs
 
 
-def leaderboard(path: str) -> str:
-    """A saved leaderboard, as Markdown; the page has headings of its own."""
-    from rankloom.report.tables import read_json, to_markdown
+def leaderboard(arguments: str) -> str:
+    """The table of recorded runs, as Markdown; the page has headings of its own.
 
-    text = to_markdown(read_json(ROOT / path))
+    The arguments are those of `rankloom report`, patterns of folders among them.
+    """
+    from rankloom.report.tables import to_markdown
+
+    text = to_markdown(_leaderboard(arguments))
     lines = [line for line in text.splitlines() if not line.startswith("## ")]
     return "\n".join(lines).replace("\\<", "&lt;")  # an escape that Python-Markdown does not know
+
+
+def _leaderboard(arguments: str) -> "Leaderboard":
+    from rankloom.cli.report import read_published
+    from rankloom.report.leaderboard import build_leaderboard
+    from rankloom.runs.record import find_records
+
+    parser = ArgumentParser("leaderboard", exit_on_error=False)
+    parser.add_argument("folders", nargs="+")
+    parser.add_argument("--metric", action="append")
+    parser.add_argument("--reference")
+    parser.add_argument("--published", type=ROOT.joinpath)
+    given = parser.parse_args(shlex.split(arguments))
+    folders = [folder for pattern in given.folders for folder in sorted(glob(str(ROOT / pattern)))]
+    return build_leaderboard(
+        [run.record for folder in folders for run in find_records(folder)],
+        metrics=given.metric,
+        reference=given.reference,
+        published=None if given.published is None else read_published(given.published),
+    )
 
 
 def tuning_table(path: str) -> str:

@@ -7,9 +7,7 @@ from run_records import build_record
 
 from docs.hooks import MARK, ROOT, leaderboard, on_page_markdown, zoo_table
 from rankloom.ranking.catalog import RANKING_ENTRIES
-from rankloom.report.leaderboard import build_leaderboard
-from rankloom.report.seeds import Summary
-from rankloom.report.tables import read_json, write_json
+from rankloom.runs.record import write_record
 
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
 
@@ -23,17 +21,11 @@ def test_marks_are_filled(page: Path) -> None:
 
 
 def test_zoo_shows_the_best_recipe_of_a_model(tmp_path: Path) -> None:
-    board = read_json(ROOT / "benchmarks/results/frappe-zoo/leaderboard.json")
-    table = board.tables[0]
-    rows = []
-    for auc, model in ((0.9, "fm"), (0.8, "fm"), (0.7, "lr")):
-        summary = Summary(mean=auc, deviation=0.0, values={1: auc})
-        row = table.rows[0].model_copy(update={"model": model, "metrics": {"auc": summary}})
-        rows.append(row)
-    split = table.model_copy(update={"rows": tuple(rows)})
-    other = split.model_copy(update={"split": "valid", "rows": (rows[0], rows[2])})
-    write_json(tmp_path / "board.json", board.model_copy(update={"tables": (split, other)}))
-    lines = zoo_table(str(tmp_path / "board.json")).splitlines()[2:]
+    for auc, model, recipe in ((0.9, "fm", "a"), (0.8, "fm", "b"), (0.7, "lr", "c")):
+        metrics = {"test": {"auc": auc}, "valid": {"auc": 0.95}}
+        record = build_record(model=model, name=recipe, recipe_hash=recipe, metrics=metrics)
+        write_record(tmp_path / recipe, record)
+    lines = zoo_table(str(tmp_path)).splitlines()[2:]
     assert len(lines) == len(RANKING_ENTRIES)
     years = [int(line.split(" | ")[2]) for line in lines]
     assert years == sorted(years)
@@ -47,8 +39,8 @@ def test_a_leaderboard_shows_its_scenarios(tmp_path: Path) -> None:
     """With a limit, so that a data set of many scenarios stays readable."""
     figures = {f"s{n}": {"rows": n, "auc": 0.5 + n / 100} for n in range(1, 21)}
     record = build_record(scenarios={"test": figures})
-    write_json(tmp_path / "board.json", build_leaderboard([record]))
-    text = leaderboard(str(tmp_path / "board.json"))
+    write_record(tmp_path, record)
+    text = leaderboard(str(tmp_path))
     assert "auc by scenario:" in text
     assert "s20<br>20 rows | s19<br>19 rows" in text
     assert "s1<br>1 rows" not in text
