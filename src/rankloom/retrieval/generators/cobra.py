@@ -16,8 +16,6 @@ The paper does not say: the temperature; here 0.2, as public code takes. tau
     and psi are from memory.
 """
 
-from typing import Literal
-
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
@@ -35,6 +33,7 @@ from rankloom.retrieval.generators.token_decoder import (
     TokenDecoder,
     TokenDecoderConfig,
 )
+from rankloom.retrieval.generators.token_generator import TokenGenerator
 from rankloom.retrieval.histories import HistoryBatch
 from rankloom.retrieval.item_schema import ItemSchema
 from rankloom.retrieval.semantic_ids import END
@@ -101,21 +100,18 @@ class _OneContext:
         return hidden, state
 
 
-class Cobra(nn.Module):
+class Cobra(TokenGenerator):
     """The cascade. Its sparse part is a `Generator`; `recommend` uses both.
 
     Raises:
         ValueError: the schema has no ids or no vectors, or `num_heads` does not divide `dim`.
     """
 
-    training_rows: Literal["users", "prefixes"] = "users"
-    """Whole sequences, with a target at each position."""
-
     def __init__(self, config: CobraConfig, schema: ItemSchema) -> None:
-        super().__init__()
         vectors = schema_vectors(schema, "cobra")
-        self.dense = DenseEncoder(vectors, config.dense_hidden, config.dim)
-        self.tokens = TokenDecoder(config, schema, model="cobra", item_part=self.dense)
+        dense = DenseEncoder(vectors, config.dense_hidden, config.dim)
+        super().__init__(TokenDecoder(config, schema, model="cobra", item_part=dense))
+        self.dense = dense
         # DIFF: the paper compares the state itself.
         self.query = linear(config.dim, config.dim, bias=False)
         self.config = config
@@ -135,35 +131,6 @@ class Cobra(nn.Module):
         # Cosines of all queries and vectors are the logits.
         dense = linear_cross_entropy(queries / self.config.dense_temperature, unit, target)
         return Loss(sparse + self.config.dense_weight * dense, {"sparse": sparse, "dense": dense})
-
-    def start(self, batch: HistoryBatch) -> tuple[Float[Tensor, "batch 1 dim"], DecoderState]:
-        """As `Generator.start`, of the codes."""
-        return self.tokens.start(batch)
-
-    def advance(
-        self,
-        state: DecoderState,
-        tokens: Int[Tensor, "batch beams"],
-        parents: Int[Tensor, "batch beams"],
-    ) -> tuple[Float[Tensor, "batch beams dim"], DecoderState]:
-        """As `Generator.advance`."""
-        return self.tokens.advance(state, tokens, parents)
-
-    def logits(self, hidden: Float[Tensor, "*shape dim"]) -> Float[Tensor, "*shape vocabulary"]:
-        """Logits of all tokens of the next position."""
-        return self.tokens.logits(hidden)
-
-    def logits_of(
-        self, hidden: Float[Tensor, "*shape dim"], tokens: Int[Tensor, "*shape choices"]
-    ) -> Float[Tensor, "*shape choices"]:
-        """Logits of the given tokens only."""
-        return self.tokens.logits_of(hidden, tokens)
-
-    def id_log_likelihood(
-        self, batch: HistoryBatch, tokens: Int[Tensor, "batch choices width"]
-    ) -> Float[Tensor, "batch choices"]:
-        """Log-likelihood of given ids after each history, without any cache: slow, to compare."""
-        return self.tokens.id_log_likelihood(batch, tokens)
 
     @torch.no_grad()
     def item_vectors(self) -> Float[Tensor, "items_plus_one dim"]:
