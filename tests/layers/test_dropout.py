@@ -79,10 +79,41 @@ def test_precision_stays(dtype: torch.dtype) -> None:
     assert out.shape == (3, 3)
 
 
-def test_compiled_programs_draw_as_torch_does() -> None:
-    module = Dropout(0.5)
+def compiled_is_a_mask(backend: str) -> None:
+    """Forward and backward have one mask, two calls have two, and the seed decides."""
+
+    def twice(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return Dropout(0.5)(x), Dropout(0.5)(x)
+
+    compiled = torch.compile(twice, backend=backend, fullgraph=True)
+    drawn = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        x = torch.ones(400, requires_grad=True)
+        first, second = compiled(x)
+        assert not torch.equal(first, second)
+        assert set(first.unique().tolist()) == {0, 2}
+        assert 140 < (first > 0).sum() < 260
+        first.backward(torch.arange(400.0))
+        torch.testing.assert_close(x.grad, first.detach() * torch.arange(400.0))
+        drawn.append(first.detach())
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[0], drawn[2])
+
+
+def test_compiled_programs_have_masks() -> None:
+    compiled_is_a_mask("aot_eager")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_programs_compiled_by_inductor_have_masks() -> None:
+    compiled_is_a_mask("inductor")
+
+
+def test_exported_programs_draw_as_torch_does() -> None:
+    program = torch.export.export(Dropout(0.5), (torch.ones(50),)).module()
     torch.manual_seed(0)
     expected = torch.nn.functional.dropout(torch.ones(50), 0.5)
     torch.manual_seed(0)
-    compiled = torch.compile(module, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(torch.ones(50)), expected)
+    torch.testing.assert_close(program(torch.ones(50)), expected)

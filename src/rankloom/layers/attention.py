@@ -88,8 +88,8 @@ def attention_of_heads(
         # The least number instead of minus infinity: a query without any key stays finite.
         weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(axis)
         weights = weights.masked_fill(hidden, 0)
-    weights = weights.mT if keys_first else weights
-    return drop_units(weights, dropout).to(v.dtype) @ v
+    weights = drop_units(weights, dropout).to(v.dtype)
+    return (weights.mT if keys_first else weights) @ v
 
 
 class SelfAttention(nn.Module):

@@ -30,15 +30,18 @@ def dropout(x: Float[Tensor, "*shape"], p: float) -> Float[Tensor, "*shape"]:
 
     On a CPU the share is rounded to 1/65536, and the units that stay are scaled by the rounded one,
     so that their expectation is exact. Masks follow torch's default generator, but are others than
-    torch's own for the same seed. Few units, compiled and exported programs, and accelerators draw
-    as torch does.
+    torch's own for the same seed, and others again in a compiled program. Few units, exported
+    programs and accelerators draw as torch does.
     """
     kept = round((1 - p) * STEPS)
     if kept == STEPS:
         return x
     small = x.numel() < FEW_UNITS
-    if small or x.device.type != "cpu" or torch.compiler.is_compiling() or kept == 0:
+    if small or x.device.type != "cpu" or torch.compiler.is_exporting() or kept == 0:
         return functional.dropout(x, p)
+    if torch.compiler.is_compiling():
+        seed = torch.randint(2**62, ())
+        return torch.where(_seeded_mask(x, kept, seed), x * (STEPS / kept), 0.0)
     return cast(Tensor, _Mask.apply(x, kept))  # type: ignore[no-untyped-call]
 
 
@@ -47,10 +50,8 @@ class _Mask(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, kept: int) -> Tensor:
-        draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None)
-        numbers = draws.view(torch.int16)[: x.numel()].view(x.shape)
-        kept_units = numbers >= STEPS // 2 - kept  # -32768 to 32767, all equally likely
-        mask = kept_units.view(torch.uint8)  # torch multiplies by bytes faster than by booleans
+        # torch multiplies by bytes faster than by booleans.
+        mask = _mask(x, kept).view(torch.uint8)
         ctx.save_for_backward(mask)
         ctx.scale = STEPS / kept
         return (x * mask).mul_(ctx.scale)
@@ -59,3 +60,26 @@ class _Mask(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (mask,) = ctx.saved_tensors
         return (gradient * mask).mul_(ctx.scale), None
+
+
+def _mask(x: Tensor, kept: int, generator: torch.Generator | None = None) -> Tensor:
+    """True for the share of the units that stays."""
+    draws = torch.empty((x.numel() + 3) // 4, dtype=torch.int64)
+    draws.random_(-(2**63), None, generator=generator)
+    numbers = draws.view(torch.int16)[: x.numel()].view(x.shape)
+    return numbers >= STEPS // 2 - kept  # -32768 to 32767, all equally likely
+
+
+@torch.library.custom_op("rankloom::seeded_mask", mutates_args=())
+def _seeded_mask(x: Tensor, kept: int, seed: Tensor) -> Tensor:
+    """`_mask` as a function of a seed.
+
+    A compiler fuses all of dropout but this, whose numbers it would draw one by one. It may take
+    two calls with the same arguments for one, so each has a seed of its own.
+    """
+    return _mask(x, kept, torch.Generator().manual_seed(int(seed)))
+
+
+@_seeded_mask.register_fake
+def _(x: Tensor, kept: int, seed: Tensor) -> Tensor:
+    return x.new_empty(x.shape, dtype=torch.bool)
