@@ -5,24 +5,52 @@ Tables of settings, models and results are never typed by hand.
 
 import json
 import shlex
+import shutil
 import sys
 import textwrap
 from argparse import ArgumentParser
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from glob import glob
+from html import escape
 from importlib import import_module
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import to_jsonable_python
 
 if TYPE_CHECKING:
+    from rankloom.report.charts import Chart
     from rankloom.report.inspection_table import InspectionTable
     from rankloom.report.leaderboard import Leaderboard
 
 ROOT = Path(__file__).parents[1]
 
 MARK = "<!-- generate:"
+
+
+CHART_SCRIPTS = ("assets/plotly.min.js", "assets/charts.js")
+"""What draws the charts of a page: plotly, and the script of the reports' pages."""
+
+
+def on_page_content(html: str, page: Any, **_: Any) -> str:
+    """A page with charts loads what draws them."""
+    if 'class="chart"' not in html:
+        return html
+    up = "../" * page.url.count("/")
+    return html + "".join(f'<script src="{up}{script}"></script>' for script in CHART_SCRIPTS)
+
+
+def on_post_build(config: Any, **_: Any) -> None:
+    """Lay what draws the charts beside the pages, so that nothing is loaded from elsewhere."""
+    sources = (
+        files("plotly") / "package_data" / "plotly.min.js",
+        files("rankloom.report") / "templates" / "page.js",
+    )
+    for source, script in zip(sources, CHART_SCRIPTS, strict=True):
+        target = Path(config["site_dir"], script)
+        target.parent.mkdir(exist_ok=True)
+        shutil.copyfile(str(source), target)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
@@ -128,6 +156,43 @@ def _leaderboard(arguments: str) -> "Leaderboard":
         metrics=given.metric,
         reference=given.reference,
         published=None if given.published is None else read_published(given.published),
+    )
+
+
+def gain_charts(arguments: str) -> str:
+    """Charts of the gain over the reference by size of scenario; arguments as of `leaderboard`."""
+    from rankloom.report.gain_charts import gain_charts as charts
+
+    return _drawn([chart for table in _leaderboard(arguments).tables for chart in charts(table)])
+
+
+def cost_charts(arguments: str) -> str:
+    """Charts of the first metric against operations and parameters; arguments likewise."""
+    from rankloom.report.charts import cost_charts as charts
+
+    return _drawn([chart for table in _leaderboard(arguments).tables for chart in charts(table)])
+
+
+def scaling(path: str) -> str:
+    """Laws, chart and tables of a saved `scaling.json`."""
+    from rankloom.report.scaling import Scaling
+    from rankloom.report.scaling_page import scaling_charts
+    from rankloom.report.scaling_text import headlines, tables
+
+    found = Scaling.model_validate_json((ROOT / path).read_text(encoding="utf-8"))
+    lines = ["", *(f"- {line}" for line in headlines(found)), "", _drawn(scaling_charts(found))]
+    return "\n".join([*lines, *(line for table in tables(found) for line in _text_table(table))])
+
+
+def _drawn(charts: "Sequence[Chart]") -> str:
+    """Charts as the script of the reports' pages finds them; no empty line may end the HTML."""
+    if not charts:
+        raise ValueError("there is nothing to draw")
+    return "\n".join(
+        f'\n<figure><div class="chart" role="img" aria-label="{escape(chart.title)}"></div>'
+        f'<script type="application/json">{chart.figure}</script>'
+        f"<figcaption>{escape(chart.title)}. {escape(chart.caption)}</figcaption></figure>\n"
+        for chart in charts
     )
 
 
@@ -248,12 +313,15 @@ SMALL = {"embedding_dim": 4, "dim": 16, "num_layers": 2, "head": {"hidden": [8]}
 GENERATORS = {
     "config": config_table,
     "connections": connection_table,
+    "cost-charts": cost_charts,
     "depths": depth_tables,
     "figures": figures_table,
+    "gain-charts": gain_charts,
     "generated": generated_weights,
     "models": model_table,
     "zoo": zoo_table,
     "leaderboard": leaderboard,
+    "scaling": scaling,
     "speed": speed_tables,
     "tuning": tuning_table,
 }

@@ -1,11 +1,22 @@
 """Every mark of every page is filled, from files that are there."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from run_records import build_record
 
-from docs.hooks import MARK, ROOT, leaderboard, on_page_markdown, zoo_table
+from docs.hooks import (
+    CHART_SCRIPTS,
+    MARK,
+    ROOT,
+    gain_charts,
+    leaderboard,
+    on_page_content,
+    on_page_markdown,
+    on_post_build,
+    zoo_table,
+)
 from rankloom.ranking.catalog import RANKING_ENTRIES
 from rankloom.runs.record import write_record
 
@@ -53,3 +64,29 @@ def test_a_leaderboard_shows_its_scenarios(tmp_path: Path) -> None:
     assert "s1<br>1 rows" not in text
     assert "The largest 8 of 20 reported scenarios are shown" in text
     assert "##" not in text
+
+
+def test_what_draws_the_charts_comes_with_the_pages_that_have_some(tmp_path: Path) -> None:
+    on_post_build({"site_dir": str(tmp_path)})
+    assert on_page_content("<p>text</p>", SimpleNamespace(url="papers/fm/")) == "<p>text</p>"
+    page = on_page_content('<div class="chart"></div>', SimpleNamespace(url="papers/fm/"))
+    for script in CHART_SCRIPTS:
+        assert f'<script src="../../{script}"></script>' in page
+        assert (tmp_path / script).stat().st_size > 1000
+
+
+def test_charts_of_records(tmp_path: Path) -> None:
+    """Points of every model but the reference; nothing to draw is an error."""
+    figures = {f"s{n}": {"rows": 100 * n, "auc": 0.5 + n / 100} for n in range(1, 4)}
+    for model in ("fm", "lr"):
+        for seed in (0, 1):
+            record = build_record(
+                model=model, name=model, recipe_hash=model, seed=seed, scenarios={"test": figures}
+            )
+            write_record(tmp_path / f"{model}-{seed}", record)
+    drawn = gain_charts(f"{tmp_path} --metric auc --reference lr")
+    assert drawn.count('<div class="chart"') == 1
+    assert '"name":"fm"' in drawn
+    assert '"name":"lr"' not in drawn
+    with pytest.raises(ValueError, match="nothing to draw"):
+        gain_charts(str(tmp_path))
