@@ -196,13 +196,17 @@ def _drawn(charts: "Sequence[Chart]") -> str:
     )
 
 
-def tuning_table(path: str) -> str:
-    """What a search found for every recipe, from a saved `tune.json`."""
+def tuning_table(patterns: str) -> str:
+    """What searches found for every recipe, from saved `tune.json` files; patterns are allowed."""
     from rankloom.report.tuning import overview
     from rankloom.training.trials import TuneResult
 
-    text = (ROOT / path).read_text(encoding="utf-8")
-    return overview(TuneResult.model_validate_json(text))
+    paths = [path for pattern in patterns.split() for path in sorted(ROOT.glob(pattern))]
+    if not paths:
+        raise ValueError(f"no search under {patterns}")
+    results = [TuneResult.model_validate_json(path.read_text(encoding="utf-8")) for path in paths]
+    searches = [search for result in results for search in result.searches]
+    return overview(results[0].model_copy(update={"searches": searches}))
 
 
 def figures_table(path: str) -> str:
@@ -224,15 +228,24 @@ def depth_tables(path: str) -> str:
     return "\n".join([*lines, *(line for table in tables(figures) for line in _text_table(table))])
 
 
-def generated_weights(path: str) -> str:
-    """How similar the weights are that a model generates for its scenarios, from `inspect.json`."""
+def inspection(arguments: str) -> str:
+    """Sections of a saved `inspect.json`: its path, their headings, `--tables` for no charts."""
     from rankloom.evaluation.inspection import read_inspection
-    from rankloom.report.inspection_scenarios import generated_table
+    from rankloom.report.inspection_page import inspection_sections
 
-    table = generated_table(read_inspection(ROOT / path))
-    if table is None:
-        raise ValueError(f"{path} is of a model that generates no weights")
-    return "\n".join(_text_table(table))
+    parser = ArgumentParser("inspection", exit_on_error=False)
+    parser.add_argument("path", type=ROOT.joinpath)
+    parser.add_argument("headings", nargs="+")
+    parser.add_argument("--tables", action="store_true")
+    given = parser.parse_args(shlex.split(arguments))
+    sections = {one.heading: one for one in inspection_sections(read_inspection(given.path))}
+    lines = []
+    for heading in given.headings:
+        section = sections[heading]
+        if not given.tables:
+            lines.append(_drawn(section.charts))
+        lines += [line for table in section.tables for line in _text_table(table)]
+    return "\n".join(lines)
 
 
 def _text_table(table: "InspectionTable") -> list[str]:
@@ -317,7 +330,7 @@ GENERATORS = {
     "depths": depth_tables,
     "figures": figures_table,
     "gain-charts": gain_charts,
-    "generated": generated_weights,
+    "inspection": inspection,
     "models": model_table,
     "zoo": zoo_table,
     "leaderboard": leaderboard,

@@ -3,7 +3,7 @@
 import html
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import plotly.graph_objects as go
 
@@ -29,6 +29,17 @@ SMALLEST_VALUE = 1e-8
 """Singular values below it are rounding, and not drawn."""
 
 
+class Section(NamedTuple):
+    """What was found of one kind."""
+
+    heading: str
+    """Its heading."""
+    tables: list[InspectionTable]
+    """Its tables; the first one is there always."""
+    charts: list[Chart]
+    """Its charts."""
+
+
 def write_inspection_page(folder: str | Path, inspection: Inspection) -> Path:
     """Write `inspect.html` into a folder in one step, and return its path.
 
@@ -49,7 +60,7 @@ def render_inspection(inspection: Inspection) -> str:
         title=f"Inside {first.label}{beside}",
         summary=f"{inspection.dataset}, {inspection.split} split, data {inspection.data_hash}.",
         runs=inspection.runs,
-        sections=_sections(inspection),
+        sections=inspection_sections(inspection),
     )
 
 
@@ -167,13 +178,8 @@ def gain_chart(inspection: Inspection, gain: FrequencyGain) -> Chart:
     )
 
 
-def _line(inspection: Inspection, run: str, position: int) -> dict[str, Any]:
-    labels = [one.label for one in inspection.runs]
-    dash = DASHES[labels.index(run) % len(DASHES)]
-    return {"color": colour(position), "dash": dash, "width": 2}
-
-
-def _sections(inspection: Inspection) -> list[dict[str, Any]]:
+def inspection_sections(inspection: Inspection) -> list[Section]:
+    """What the page shows, in its order; only what was found in the runs."""
     found: list[tuple[str, list[InspectionTable], list[Chart]]] = []
     gradients = gradient_table(inspection)
     if gradients is not None:
@@ -196,4 +202,10 @@ def _sections(inspection: Inspection) -> list[dict[str, Any]]:
         found.append(("Feature frequency", tables, charts))
     if len(inspection.runs) == 1:
         found = [(h, [*map(without_run, tables)], charts) for h, tables, charts in found]
-    return [{"heading": h, "tables": tables, "charts": charts} for h, tables, charts in found]
+    return [Section(*parts) for parts in found]
+
+
+def _line(inspection: Inspection, run: str, position: int) -> dict[str, Any]:
+    labels = [one.label for one in inspection.runs]
+    dash = DASHES[labels.index(run) % len(DASHES)]
+    return {"color": colour(position), "dash": dash, "width": 2}
