@@ -224,12 +224,11 @@ def test_grids_fit_their_recipes_and_give_each_the_same_budget(path: Path) -> No
     assert not grid.skip_unknown
     recipes = [load_recipe(p) for p in RECIPES if p.parent == path.parent]
     assert len(recipes) >= 9
-    trials = 4 if path.parent.name in {*SCENARIO_FOLDERS, "synthetic-funnel"} else 6
     for recipe in recipes:
         keys, skipped = grid.for_recipe(recipe)
         assert not skipped
         plan = plan_settings(recipe, keys, grid.trials, grid.seed)
-        assert len(plan.settings) == grid.trials == trials, recipe.name
+        assert len(plan.settings) == grid.trials >= 3, recipe.name
 
 
 @pytest.mark.parametrize("folder", ["frappe-tokens", "movielens-1m-ctr", "trivago"])
