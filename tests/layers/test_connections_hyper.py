@@ -26,7 +26,7 @@ from rankloom.layers.connections.hyper import (
 from rankloom.layers.connections.hyper_coefficients import ManifoldCoefficients
 from rankloom.layers.connections.products import EPS
 from rankloom.layers.connections.residual import Identity
-from rankloom.layers.sinkhorn import sinkhorn, sinkhorn_of_many
+from rankloom.layers.sinkhorn import _scaled_plainly, sinkhorn, sinkhorn_of_many
 
 BUILDERS: dict[str, Callable[..., HyperConnections]] = {
     "static": static_hyper_connections,
@@ -266,6 +266,19 @@ def test_sinkhorn_of_many_is_sinkhorn() -> None:
     assert sinkhorn_of_many(torch.zeros(0, 7, 2, 2), 3).shape == (0, 7, 2, 2)
     half = sinkhorn_of_many(logits.detach().bfloat16(), 2)
     assert half.dtype == torch.float32
+
+
+@pytest.mark.parametrize("shape", [(1, 2, 2), (3, 5, 4, 4), (7, 2, 3)])
+def test_gradient_of_sinkhorn_that_is_written_out(shape: tuple[int, ...]) -> None:
+    """Equal to the one that follows every operation, entries that are raised among them."""
+    logits = (torch.randn(shape, dtype=torch.float64) * 20).requires_grad_()
+    logits.data.flatten()[0] = -100.0
+    plain = _scaled_plainly(logits.flatten(0, -3).movedim(0, -1), 6)
+    assert_equal_with_gradients(
+        sinkhorn_of_many(logits, 6), plain.movedim(-1, 0).reshape(shape), [logits]
+    )
+    gentle = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x: sinkhorn_of_many(x, 3), [gentle])
 
 
 @pytest.mark.parametrize("scale", [30.0, 1000.0])

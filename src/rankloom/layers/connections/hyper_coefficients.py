@@ -10,7 +10,6 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from rankloom.layers.connections.products import NormName, RMSProduct, normed_product, wide
 from rankloom.layers.sinkhorn import sinkhorn_of_many
@@ -160,7 +159,7 @@ class _Fixed(nn.Module):
 
 
 class _Sinkhorn(nn.Module):
-    """Rows and columns that sum to one; its many small steps are done again in backward."""
+    """Rows and columns that sum to one."""
 
     def __init__(self, num_steps: int) -> None:
         super().__init__()
@@ -169,9 +168,7 @@ class _Sinkhorn(nn.Module):
     def forward(
         self, logits: Float[Tensor, "batch tokens streams streams"]
     ) -> Float[Tensor, "batch tokens streams streams"]:
-        return checkpoint(
-            sinkhorn_of_many, logits, self.num_steps, use_reentrant=False, preserve_rng_state=False
-        )
+        return sinkhorn_of_many(logits, self.num_steps)
 
 
 def _twice_sigmoid(logits: Tensor) -> Tensor:
