@@ -50,8 +50,9 @@ def sinkhorn_of_many(
     A step multiplies columns, then rows, by numbers; only these change from step to step, and run
     over all matrices at once. Entries below exp(-40) of the largest one in their column are taken
     as that, so that nothing is divided by zero. Nothing but the logits is kept for the backward
-    pass, which does the steps again; on a CPU it is written out, in a quarter of the time that
-    following every operation takes, and opaque to a compiler (`docs/lab-notes.md`).
+    pass, which does the steps again. On a CPU that pass is written out, which takes less than half
+    the time of following every operation (`docs/lab-notes.md`), is opaque to a compiler, and has no
+    second derivative.
 
     Args:
         logits: logarithms of the matrices' entries, at least one leading axis.
