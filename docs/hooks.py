@@ -173,17 +173,6 @@ def cost_charts(arguments: str) -> str:
     return _drawn([chart for table in _leaderboard(arguments).tables for chart in charts(table)])
 
 
-def scaling(path: str) -> str:
-    """Laws, chart and tables of a saved `scaling.json`."""
-    from rankloom.report.scaling import Scaling
-    from rankloom.report.scaling_page import scaling_charts
-    from rankloom.report.scaling_text import headlines, tables
-
-    found = Scaling.model_validate_json((ROOT / path).read_text(encoding="utf-8"))
-    lines = ["", *(f"- {line}" for line in headlines(found)), "", _drawn(scaling_charts(found))]
-    return "\n".join([*lines, *(line for table in tables(found) for line in _text_table(table))])
-
-
 def _drawn(charts: "Sequence[Chart]") -> str:
     """Charts as the script of the reports' pages finds them; no empty line may end the HTML."""
     if not charts:
@@ -334,7 +323,6 @@ GENERATORS = {
     "models": model_table,
     "zoo": zoo_table,
     "leaderboard": leaderboard,
-    "scaling": scaling,
     "speed": speed_tables,
     "tuning": tuning_table,
 }

@@ -11,6 +11,7 @@ from docs.hooks import (
     MARK,
     ROOT,
     gain_charts,
+    inspection,
     leaderboard,
     on_page_content,
     on_page_markdown,
@@ -90,3 +91,16 @@ def test_charts_of_records(tmp_path: Path) -> None:
     assert '"name":"lr"' not in drawn
     with pytest.raises(ValueError, match="nothing to draw"):
         gain_charts(str(tmp_path))
+
+
+def test_sections_of_an_inspection() -> None:
+    """Charts before tables, or tables alone; a heading that is not there is an error."""
+    saved = "benchmarks/results/ijcai18-cvr/inspect.json"
+    heading = '"Generated weights of scenarios"'
+    whole = inspection(f"{saved} {heading}")
+    tables = inspection(f"{saved} {heading} --tables")
+    assert '<div class="chart"' not in tables
+    assert whole.endswith(tables)
+    assert whole.index('<div class="chart"') < whole.index("| ")
+    with pytest.raises(KeyError):
+        inspection(f"{saved} Elsewhere")

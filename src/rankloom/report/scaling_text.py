@@ -188,12 +188,6 @@ def equal_table(scaling: Scaling) -> InspectionTable | None:
     )
 
 
-def tables(scaling: Scaling) -> list[InspectionTable]:
-    """Laws, comparisons where there are any, and points."""
-    found = (law_table(scaling), equal_table(scaling), size_table(scaling))
-    return [table for table in found if table is not None]
-
-
 def to_markdown(scaling: Scaling, *, command: str = "") -> str:
     """Laws, comparisons and points."""
     parts = [
@@ -205,10 +199,11 @@ def to_markdown(scaling: Scaling, *, command: str = "") -> str:
     if command:
         parts.append(f"```text\n{command}\n```")
     parts.append(_bullets(headlines(scaling)))
-    for table in tables(scaling):
-        parts += [f"## {_cell(table.title)}", _table(table)]
-        if table.notes:
-            parts.append(_bullets(table.notes))
+    for table in (law_table(scaling), equal_table(scaling), size_table(scaling)):
+        if table is not None:
+            parts += [f"## {_cell(table.title)}", _table(table)]
+            if table.notes:
+                parts.append(_bullets(table.notes))
     return "\n\n".join(parts) + "\n"
 
 
