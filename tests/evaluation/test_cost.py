@@ -16,6 +16,8 @@ from rankloom.evaluation.cost import (
     peak_memory_bytes,
     saved_bytes,
 )
+from rankloom.layers.masked_softmax import masked_softmax
+from rankloom.layers.sinkhorn import sinkhorn_of_many
 from rankloom.layers.table import Table
 from rankloom.protocols import Loss
 
@@ -168,6 +170,19 @@ def test_compiled_models_are_counted_as_they_are_written():
     plain = measure_cost(model, rows())
     model.part = torch.compile(model.part, backend="aot_eager")
     assert measure_cost(model, rows()) == plain
+
+
+def test_operations_of_our_own_are_counted_by_what_they_do():
+    scores = torch.randn(3, 2, 4, 20)
+    with OperationCounter() as ours:
+        weights = masked_softmax(scores)
+    with OperationCounter() as torchs:
+        expected = scores.softmax(-1)
+    torch.testing.assert_close(weights, expected)
+    assert ours.flops == torchs.flops == 5 * scores.numel()
+    with OperationCounter() as counter:
+        sinkhorn_of_many(torch.randn(7, 4, 4), 20)
+    assert counter.flops > 20 * 4 * 7 * 4 * 4  # a step multiplies and adds twice
 
 
 def test_the_counter_adds_up_over_several_calls():

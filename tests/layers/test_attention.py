@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rankloom.layers.attention import SelfAttention, attention
+from rankloom.layers.attention import SelfAttention, attention, attention_of_heads
 
 
 @pytest.fixture(
@@ -103,6 +103,26 @@ def test_hidden_keys_change_nothing() -> None:
     torch.testing.assert_close(
         attention(q, k, v, mask=mask), attention(q, k[:, :3], v[:, :3], num_heads=1)
     )
+
+
+def test_causal_attention_is_that_of_a_lower_triangle() -> None:
+    q, k, v = (random(2, 3, 5, 4) for _ in range(3))
+    before = torch.ones(1, 1, 5, 5, dtype=torch.bool).tril()
+    equal_with_gradients(
+        attention_of_heads(q, k, v, causal=True),
+        attention_of_heads(q, k, v, mask=before),
+        [q, k, v],
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("keys", [20, 100])
+def test_low_precision_agrees_with_double(dtype: torch.dtype, keys: int) -> None:
+    q, k, v = (torch.randn(2, 3, keys, 8).to(dtype) for _ in range(3))
+    mask = torch.rand(2, 1, keys, keys) < 0.7
+    exact = attention_of_heads(q.double(), k.double(), v.double(), mask=mask)
+    error = (attention_of_heads(q, k, v, mask=mask).double() - exact).abs().max()
+    assert error < 16 * torch.finfo(dtype).eps  # scores are several times one
 
 
 def test_dropout_drops_weights_and_keeps_their_mean() -> None:

@@ -6,10 +6,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from rankloom.layers.dropout import dropout as drop_units
+from rankloom.layers.masked_softmax import masked_softmax
 from rankloom.layers.mlp import linear
 
 FEW_KEYS = 64
 """Keys up to which a CPU computes attention in its plain form."""
+FEW_KEYS_BF16 = 256
+"""The same in bf16, where torch's kernel takes several times as long as in float32."""
 VECTOR_KEYS = 16
 """Keys from which a softmax over adjacent keys is fast."""
 
@@ -65,31 +68,39 @@ def attention_of_heads(
     scaled: bool = True,
     dropout: float = 0.0,
     mask: Bool[Tensor, "#batch #heads #queries #keys"] | None = None,
+    causal: bool = False,
 ) -> Float[Tensor, "batch heads queries value_dim"]:
     """Attention of every head by itself; arguments as of `attention`.
 
+    With `causal`, in place of a mask, as many queries as keys attend to themselves and to the keys
+    before them.
+
     torch's own kernel on a CPU is made for long sequences. Over the few tokens of a row the plain
-    form takes half its time in a training step, for the memory of the weights; and a softmax over
-    fewer keys than a vector holds is a fifth as long where queries, not keys, lie side by side.
+    form takes half its time in a training step, in bf16 a fifth, for the memory of the weights; and
+    a softmax over fewer keys than a vector holds is a fifth as long where queries, not keys, lie
+    side by side (`docs/lab-notes.md`).
     """
-    if q.device.type != "cpu" or k.shape[2] > FEW_KEYS:
+    few_keys = FEW_KEYS_BF16 if q.dtype == torch.bfloat16 else FEW_KEYS
+    if q.device.type != "cpu" or k.shape[2] > few_keys:
         return functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=mask, dropout_p=dropout, scale=None if scaled else 1.0
+            q,
+            k,
+            v,
+            attn_mask=mask,
+            dropout_p=dropout,
+            is_causal=causal,
+            scale=None if scaled else 1.0,
         )
+    if causal:
+        mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     if scaled:
         k = k * k.shape[-1] ** -0.5
-    keys_first = k.shape[2] < VECTOR_KEYS
-    # [batch, heads, keys, queries] or [batch, heads, queries, keys]
-    scores, axis = (k @ q.mT, -2) if keys_first else (q @ k.mT, -1)
-    if mask is None:
-        weights = scores.softmax(axis)
-    else:
-        hidden = ~(mask.mT if keys_first else mask)
-        # The least number instead of minus infinity: a query without any key stays finite.
-        weights = scores.masked_fill(hidden, torch.finfo(scores.dtype).min).softmax(axis)
-        weights = weights.masked_fill(hidden, 0)
-    weights = drop_units(weights, dropout).to(v.dtype)
-    return (weights.mT if keys_first else weights) @ v
+    if k.shape[2] < VECTOR_KEYS:
+        seen = None if mask is None else mask.mT
+        weights = drop_units(masked_softmax(k @ q.mT, seen, -2), dropout)
+        return weights.mT.to(v.dtype) @ v
+    weights = drop_units(masked_softmax(q @ k.mT, mask), dropout)
+    return weights.to(v.dtype) @ v
 
 
 class SelfAttention(nn.Module):

@@ -14,9 +14,8 @@ from typing import cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
-from rankloom.layers.attention import split_heads
+from rankloom.layers.attention import attention_of_heads, split_heads
 from rankloom.layers.beam_attention import beam_attention, follow_parents
 from rankloom.layers.dropout import Dropout
 from rankloom.layers.mlp import linear
@@ -86,9 +85,8 @@ class CausalLayer(nn.Module):
     ) -> tuple[Float[Tensor, "batch seq dim"], KeysValues]:
         """All positions at once, and their keys and values."""
         q, k, v = self._heads(x)
-        attended = functional.scaled_dot_product_attention(
-            q, k, v, is_causal=True, dropout_p=self.attention_dropout if self.training else 0.0
-        )
+        dropout = self.attention_dropout if self.training else 0.0
+        attended = attention_of_heads(q, k, v, dropout=dropout, causal=True)
         return self._after_attention(x, attended), (k, v)
 
     def step(

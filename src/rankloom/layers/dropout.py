@@ -11,6 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from rankloom.layers.own_operation import own_operation
+
 STEPS = 2**16
 """Shares of dropped units are multiples of one over this: four numbers of a 64-bit draw."""
 FEW_UNITS = 2**14
@@ -70,7 +72,7 @@ def _mask(x: Tensor, kept: int, generator: torch.Generator | None = None) -> Ten
     return numbers >= STEPS // 2 - kept  # -32768 to 32767, all equally likely
 
 
-@torch.library.custom_op("rankloom::seeded_mask", mutates_args=())
+@own_operation("seeded_mask")
 def _seeded_mask(x: Tensor, kept: int, seed: Tensor) -> Tensor:
     """`_mask` as a function of a seed.
 

@@ -7,6 +7,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from rankloom.layers.own_operation import own_operation
+
 Logs = Float[Tensor, "rows columns matrices"]
 
 
@@ -86,7 +88,7 @@ def _scaled_plainly(logs: Logs, num_steps: int) -> Logs:
     return entries * row_scale * column_scale
 
 
-@torch.library.custom_op("rankloom::sinkhorn", mutates_args=())
+@own_operation("sinkhorn")
 def _scaled(logs: Tensor, num_steps: int) -> Tensor:
     """`_scaled_plainly` with a gradient of its own."""
     entries = _entries(logs)
@@ -99,7 +101,7 @@ def _(logs: Tensor, num_steps: int) -> Tensor:
     return torch.empty_like(logs, memory_format=torch.contiguous_format)
 
 
-@torch.library.custom_op("rankloom::sinkhorn_backward", mutates_args=())
+@own_operation("sinkhorn_backward")
 def _gradient(gradient: Tensor, logs: Tensor, num_steps: int) -> Tensor:
     """The gradient of the logits, from that of the matrices.
 

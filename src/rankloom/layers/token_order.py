@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from rankloom.layers.own_operation import own_operation
+
 Mask = Bool[Tensor, "batch 1 #tokens tokens"]
 
 
@@ -36,7 +38,11 @@ class CausalOrder(nn.Module):
         if real is None:
             # All rows by name: a first axis of one would be told apart from a batch of one.
             return before.expand(x.shape[0], 1, -1, -1)
-        return (before & real[:, None, None]) | self.itself[:num_tokens, :num_tokens]
+        itself = self.itself[:num_tokens, :num_tokens]
+        if torch.compiler.is_exporting() or x.device.type != "cpu":
+            return _seen(before, itself, real)
+        seen: Mask = _seen_once(before, itself, real)
+        return seen
 
 
 class NoOrder(nn.Module):
@@ -47,3 +53,18 @@ class NoOrder(nn.Module):
     ) -> Mask | None:
         """As `CausalOrder.forward`; None: to all."""
         return None if real is None else real[:, None, None]
+
+
+def _seen(before: Tensor, itself: Tensor, real: Tensor) -> Tensor:
+    return (before & real[:, None, None]) | itself
+
+
+@own_operation("seen_before")
+def _seen_once(before: Tensor, itself: Tensor, real: Tensor) -> Tensor:
+    """`_seen`, which a compiler would do one bool at a time, and again for every reader."""
+    return _seen(before, itself, real)
+
+
+@_seen_once.register_fake
+def _(before: Tensor, itself: Tensor, real: Tensor) -> Tensor:
+    return real.new_empty(real.shape[0], 1, *before.shape)
