@@ -23,7 +23,7 @@ def masked_softmax(
 ) -> Float[Tensor, "*shape"]:
     """Softmax of the scores that are seen; zeros for the others, and where none is seen.
 
-    It is computed in float32 and given in the scores' precision, which autocast leaves alone. On a
+    It is computed in float32 or wider and given in the scores' precision, which autocast leaves alone. On a
     CPU it is one operation: a compiler's own loop over rows of some forty keys takes twice the time
     of torch's kernels, and filling by a mask many times that of adding (`docs/lab-notes.md`).
 
@@ -36,11 +36,12 @@ def masked_softmax(
     if scores.device.type == "cpu" and not fused and not torch.compiler.is_exporting():
         weights: Tensor = _masked_softmax(scores, seen, axis)
         return weights
+    wide = torch.promote_types(scores.dtype, torch.float32)
     if seen is None:
-        return scores.softmax(axis, torch.float32).to(scores.dtype)
+        return scores.softmax(axis, wide).to(scores.dtype)
     # The least number instead of minus infinity: a row without any score stays finite.
     hidden = scores.masked_fill(~seen, torch.finfo(scores.dtype).min)
-    return hidden.softmax(axis, torch.float32).masked_fill(~seen, 0).to(scores.dtype)
+    return hidden.softmax(axis, wide).masked_fill(~seen, 0).to(scores.dtype)
 
 
 @own_operation("masked_softmax")
