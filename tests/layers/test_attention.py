@@ -115,6 +115,18 @@ def test_causal_attention_is_that_of_a_lower_triangle() -> None:
     )
 
 
+def test_a_bias_is_added_to_the_products() -> None:
+    q, k, v, bias = random(2, 3, 4, 6), random(2, 3, 5, 6), random(2, 3, 5, 6), random(1, 3, 4, 5)
+    hidden = torch.zeros(4, 5, dtype=torch.bool)
+    hidden[0, 1:] = hidden[2, 0] = True
+    expected = ((q @ k.mT + bias).masked_fill(hidden, -torch.inf)).softmax(-1) @ v
+    equal_with_gradients(
+        attention_of_heads(q, k, v, scaled=False, bias=bias.masked_fill(hidden, -torch.inf)),
+        expected,
+        [q, k, v, bias],
+    )
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("keys", [20, 100])
 def test_low_precision_agrees_with_double(dtype: torch.dtype, keys: int) -> None:

@@ -28,7 +28,8 @@ def test_attention_is_unscaled_and_steps_agree_with_one_pass() -> None:
     attention = T5Attention(8, 2, 3, 0.0)
     x, bias = torch.randn(1, 4, 8), torch.randn(2, 4, 4)
     later = torch.ones(4, 4, dtype=torch.bool).triu(1)
-    whole = attention(x, attention.keys_values(x), bias.masked_fill(later, -torch.inf)[None])
+    hiding = bias.masked_fill(later, -torch.inf)[None]
+    whole = attention(x, attention.keys_values(x), bias=hiding)
     q = attention.query(x)[0].view(4, 2, 3)
     k, v = (part[0].view(4, 2, 3) for part in attention.key_value(x).chunk(2, dim=-1))
     heads = []

@@ -23,9 +23,10 @@ def masked_softmax(
 ) -> Float[Tensor, "*shape"]:
     """Softmax of the scores that are seen; zeros for the others, and where none is seen.
 
-    It is computed in float32 or wider and given in the scores' precision, which autocast leaves alone. On a
-    CPU it is one operation: a compiler's own loop over rows of some forty keys takes twice the time
-    of torch's kernels, and filling by a mask many times that of adding (`docs/lab-notes.md`).
+    It is computed in float32 or wider and given in the scores' precision, which autocast leaves
+    alone. On a CPU it is one operation: a compiler's own loop over rows of some forty keys takes
+    twice the time of torch's kernels, and filling by a mask many times that of adding
+    (`docs/lab-notes.md`).
 
     Args:
         scores: any shape.

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from rankloom.layers.attention import split_heads
+from rankloom.layers.attention import attention_of_heads, split_heads
 from rankloom.layers.causal_transformer import KeysValues
 from rankloom.layers.dropout import Dropout
 from rankloom.layers.norm import RMSNorm
@@ -110,23 +110,26 @@ class T5Attention(nn.Module):
         self,
         x: Float[Tensor, "batch queries dim"],
         keys_values: KeysValues,
-        mask: Tensor | None,
+        *,
+        mask: Bool[Tensor, "batch 1 1 keys"] | None = None,
+        bias: Float[Tensor, "#batch heads queries keys"] | None = None,
     ) -> Float[Tensor, "batch queries dim"]:
         """What the queries find.
 
         Args:
             x: where queries are made of.
             keys_values: of `keys_values`.
-            mask: what is added to the products (float), or True where a query may attend (bool);
-                broadcast to [batch, heads, queries, keys].
+            mask: True at keys that may be attended to; None: all may.
+            bias: added to the products; -inf at keys that may not be attended to.
         """
         q = split_heads(self.query(x), self.num_heads)
-        found = functional.scaled_dot_product_attention(
+        found = attention_of_heads(
             q,
             *keys_values,
-            attn_mask=mask,
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=1.0,
+            scaled=False,
+            dropout=self.dropout if self.training else 0.0,
+            mask=mask,
+            bias=bias,
         )
         return self.out(found.transpose(1, 2).flatten(2))
 
@@ -195,11 +198,11 @@ class T5EncoderLayer(nn.Module):
         self.dropout = Dropout(dropout)
 
     def forward(
-        self, x: Float[Tensor, "batch seq dim"], mask: Float[Tensor, "batch heads seq seq"]
+        self, x: Float[Tensor, "batch seq dim"], bias: Float[Tensor, "batch heads seq seq"]
     ) -> Float[Tensor, "batch seq dim"]:
-        """The positions after it; `mask` is added to the products."""
+        """The positions after it; `bias` is added to the products, -inf at padding."""
         normal = self.attention_norm(x)
-        x = x + self.dropout(self.attention(normal, self.attention.keys_values(normal), mask))
+        x = x + self.dropout(self.attention(normal, self.attention.keys_values(normal), bias=bias))
         return x + self.dropout(self.network(self.network_norm(x)))
 
 
@@ -237,7 +240,7 @@ class T5DecoderLayer(nn.Module):
             mask: True at its real positions.
         """
         normal = self.attention_norm(x)
-        x = x + self.dropout(self.attention(normal, self.attention.keys_values(normal), bias))
+        x = x + self.dropout(self.attention(normal, self.attention.keys_values(normal), bias=bias))
         return self._after_self_attention(x, context, mask)
 
     def step(
@@ -256,7 +259,7 @@ class T5DecoderLayer(nn.Module):
         return self._after_self_attention(x + self.dropout(found), context, mask)
 
     def _after_self_attention(self, x: Tensor, context: KeysValues, mask: Tensor) -> Tensor:
-        x = x + self.dropout(self.cross(self.cross_norm(x), context, mask))
+        x = x + self.dropout(self.cross(self.cross_norm(x), context, mask=mask))
         return x + self.dropout(self.network(self.network_norm(x)))
 
 
