@@ -94,7 +94,7 @@ def attention_of_heads(
             scale=None if scaled else 1.0,
         )
     if causal:
-        mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool).tril()
+        mask = torch.ones(1, 1, q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).tril()
     if scaled:
         k = k * k.shape[-1] ** -0.5
     # The softmax runs over the axis of keys, which lies first where keys are few.
