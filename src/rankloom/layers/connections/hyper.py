@@ -25,6 +25,7 @@ from rankloom.layers.connections.hyper_coefficients import (
     DynamicCoefficients,
     ManifoldCoefficients,
     Mapping,
+    Mix,
     StaticCoefficients,
     Streams,
 )
@@ -84,13 +85,20 @@ def hyper_step(streams: Streams, layer: Layer, coefficients: nn.Module) -> LastS
     with without_autocast(streams):  # the streams would be rounded anew at every layer
         mix, post = coefficients(streams)
         # One product makes what the layer reads and what stays beside it.
-        mixed = mix.to(streams.dtype) @ streams  # [batch, tokens, 1 + streams, dim]
+        mixed = _mixed(mix.to(streams.dtype), streams)
     update = layer(mixed[:, :, 0])
     return torch.addcmul(
         last_tokens(mixed[:, :, 1:], update),
         last_tokens(post, update).to(streams.dtype).unsqueeze(-1),
         update.to(streams.dtype).unsqueeze(2),
     )
+
+
+def _mixed(mix: Mix, streams: Streams) -> Float[Tensor, "batch tokens 1+streams dim"]:
+    """The product of every token's two small matrices."""
+    if torch.compiler.is_compiling():  # one pass, together with what stands before and behind it
+        return (mix.unsqueeze(-1) * streams.unsqueeze(2)).sum(3)
+    return mix @ streams
 
 
 def static_hyper_connections(
