@@ -221,6 +221,15 @@ def test_autocast_stays_close() -> None:
     assert (rounded - exact).abs().max() / exact.abs().max() < 2**-6
 
 
+def test_what_queries_may_attend_to_is_said_once() -> None:
+    q = torch.randn(1, 1, 3, 4)
+    everywhere = torch.ones(1, 1, 3, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match="exclude each other"):
+        attention_of_heads(q, q, q, mask=everywhere, causal=True)
+    with pytest.raises(ValueError, match="exclude each other"):
+        attention_of_heads(q, q, q, bias=torch.zeros(1, 1, 3, 3), causal=True)
+
+
 def test_heads_must_divide_the_width() -> None:
     with pytest.raises(ValueError, match=r"num_heads must divide dim; got dim=64, num_heads=5"):
         SelfAttention(3, 64, 5)

@@ -81,7 +81,12 @@ def attention_of_heads(
     form takes half its time in a training step, in bf16 a fifth, for the memory of the weights; and
     a softmax over fewer keys than a vector holds is a fifth as long where queries, not keys, lie
     side by side (`docs/lab-notes.md`).
+
+    Raises:
+        ValueError: more than one of mask, causal and bias is given.
     """
+    if (mask is not None) + causal + (bias is not None) > 1:
+        raise ValueError("mask, causal and bias exclude each other; got more than one of them")
     few_keys = FEW_KEYS_BF16 if q.dtype == torch.bfloat16 else FEW_KEYS
     if q.device.type != "cpu" or k.shape[2] > few_keys:
         return functional.scaled_dot_product_attention(
