@@ -218,22 +218,23 @@ def depth_tables(path: str) -> str:
 
 
 def inspection(arguments: str) -> str:
-    """Sections of a saved `inspect.json`: its path, their headings, `--tables` for no charts."""
+    """Sections of a saved `inspect.json`: its path, their headings, `--only` tables or charts."""
     from rankloom.evaluation.inspection import read_inspection
     from rankloom.report.inspection_page import inspection_sections
 
     parser = ArgumentParser("inspection", exit_on_error=False)
     parser.add_argument("path", type=ROOT.joinpath)
     parser.add_argument("headings", nargs="+")
-    parser.add_argument("--tables", action="store_true")
+    parser.add_argument("--only", choices=["tables", "charts"])
     given = parser.parse_args(shlex.split(arguments))
     sections = {one.heading: one for one in inspection_sections(read_inspection(given.path))}
     lines = []
     for heading in given.headings:
         section = sections[heading]
-        if not given.tables:
+        if given.only != "tables":
             lines.append(_drawn(section.charts))
-        lines += [line for table in section.tables for line in _text_table(table)]
+        if given.only != "charts":
+            lines += [line for table in section.tables for line in _text_table(table)]
     return "\n".join(lines)
 
 

@@ -98,7 +98,7 @@ def test_sections_of_an_inspection() -> None:
     saved = "benchmarks/results/ijcai18-cvr/inspect.json"
     heading = '"Generated weights of scenarios"'
     whole = inspection(f"{saved} {heading}")
-    tables = inspection(f"{saved} {heading} --tables")
+    tables = inspection(f"{saved} {heading} --only tables")
     assert '<div class="chart"' not in tables
     assert whole.endswith(tables)
     assert whole.index('<div class="chart"') < whole.index("| ")
