@@ -341,3 +341,8 @@ def test_summary_of_compressed_events() -> None:
     assert summary.num_events == 5
     plain = summarise_tokens(LoopCTRConfig(embedding_dim=4), SCHEMA)
     assert (plain.rows[0].name, plain.num_events) == ("history", 6)
+
+
+@pytest.mark.parametrize("kind", ["per_field", "groups", "auto_split", "slices"])
+def test_a_tokens_own_vector_starts_where_it_is_asked_to(kind: str) -> None:
+    """At zero by default; with `bias_std` fields and events start apart, rare ids close to each."""

@@ -175,6 +175,11 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
         self.out_features = width
 
+    @property
+    def biases(self) -> Tensor:
+        """Biases of the last linear layer."""
+        return next(m.bias for m in reversed(self.layers) if isinstance(m, nn.Linear))
+
     def forward(self, x: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features"]:
         """The network's output."""
         return self.layers(x)

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Literal
 
+from pydantic import Field
+
 from rankloom.config import Config
 from rankloom.layers.embedding import FieldEmbedding
 from rankloom.layers.events import EventEmbedding
@@ -39,6 +41,9 @@ class Events(Config):
     """Widths of the hidden layers of each group's network; empty: one linear layer."""
     activation: TokenActivation = "gelu"
     """Activation of the hidden layers."""
+    bias_std: float = Field(0.0, ge=0)
+    """Standard deviation that the vector of a group, the bias of its network, starts with; as of
+    field tokens."""
     pooled: bool = False
     """Keep the mean of these sequences as fields too."""
 
@@ -104,6 +109,7 @@ class Events(Config):
             activation=self.activation,
             positions=self.positions,
             recency=self.recency,
+            bias_std=self.bias_std,
         )
 
     def _merge(

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Literal, cast
 
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 
 from rankloom.config import Config
 from rankloom.layers.mlp import MLP
@@ -37,6 +37,12 @@ class TokenSource:
 class FieldTokensConfig(Config):
     """What all ways from fields to tokens have in common."""
 
+    bias_std: float = Field(0.0, ge=0)
+    """Standard deviation that the vector of a token, the bias of what makes it, starts with.
+
+    Layers normalise their tokens: while that vector is small, an id seen once weighs as much as one
+    seen often, and L2 of tables shrinks nothing. Beside a vector of length it stays as small as it
+    is. Which of both is better differs by data set (`docs/lab-notes.md`)."""
     global_token: bool = False
     """Put one more token, which a network of its own makes of all fields, before the others."""
 
@@ -49,6 +55,8 @@ class FieldTokensConfig(Config):
             dim: width of a token.
         """
         tokens = self.build_plain(fields, in_dim, dim)
+        if self.bias_std > 0:
+            nn.init.normal_(cast(Tensor, tokens.biases), std=self.bias_std)
         if not self.global_token:
             return tokens
         network = MLP(len(fields) * in_dim, [dim], out_features=dim, activation="gelu")

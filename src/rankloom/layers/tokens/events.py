@@ -158,6 +158,7 @@ class EventTokens(nn.Module):
         activation: their activation.
         positions: whether a learned vector for the place from the end is added.
         recency: whether a learned vector for the time since the event is added, where it is known.
+        bias_std: standard deviation that the last biases of each group's network start with.
     """
 
     num_events: int
@@ -174,6 +175,7 @@ class EventTokens(nn.Module):
         activation: TokenActivation = "gelu",
         positions: bool = True,
         recency: bool = True,
+        bias_std: float = 0.0,
     ) -> None:
         super().__init__()
         self.num_events = merge.num_events
@@ -183,6 +185,9 @@ class EventTokens(nn.Module):
             MLP(embedding.width, hidden, out_features=dim, activation=activation)
             for embedding in embeddings.values()
         )
+        if bias_std > 0:
+            for network in self.networks:
+                nn.init.normal_(cast(MLP, network).biases, std=bias_std)
         self.merge = merge
         self.reference = reference
         self.recency = Recency(dim) if recency and reference is not None else None

@@ -1,7 +1,7 @@
 """Fields to tokens: one per field, one per group of fields, or cut from all of them at once."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from jaxtyping import Float
@@ -31,6 +31,11 @@ class PerFieldTokens(nn.Module):
         super().__init__()
         self.num_tokens = num_fields
         self.project = PerTokenLinear(num_fields, in_dim, dim)
+
+    @property
+    def biases(self) -> Tensor:
+        """What is added to all that a token reads: its own vector."""
+        return cast(Tensor, self.project.bias)
 
     def forward(
         self, vectors: Float[Tensor, "batch fields in_dim"]
@@ -92,6 +97,11 @@ class GroupTokens(nn.Module):
         self.register_buffer("_membership", membership, persistent=False)
         self._membership: Tensor
 
+    @property
+    def biases(self) -> Tensor:
+        """What is added to all that a token reads: its own vector."""
+        return cast(Tensor, self.reduce.bias)
+
     def forward(
         self, vectors: Float[Tensor, "batch fields in_dim"]
     ) -> Float[Tensor, "batch groups dim"]:
@@ -119,6 +129,11 @@ class AutoSplitTokens(nn.Module):
         super().__init__()
         self.num_tokens = num_tokens
         self.network = network
+
+    @property
+    def biases(self) -> Tensor:
+        """What is added to all that a token reads: its own vector."""
+        return self.network.biases
 
     def forward(
         self, vectors: Float[Tensor, "batch fields in_dim"]
@@ -154,6 +169,11 @@ class SliceTokens(nn.Module):
         self.missing = num_tokens * piece - width
         """Zeros after the last field."""
         self.project = PerTokenLinear(num_tokens, piece, dim)
+
+    @property
+    def biases(self) -> Tensor:
+        """What is added to all that a token reads: its own vector."""
+        return cast(Tensor, self.project.bias)
 
     def forward(
         self, vectors: Float[Tensor, "batch fields in_dim"]
