@@ -211,3 +211,13 @@ def test_starts_as_small_as_the_embeddings() -> None:
     model = make("one_after_another")
     for name in ("positions", "recency.weight", "merge.separator"):
         assert dict(model.events.named_parameters())[name].abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("hidden", [(), (4,)])
+def test_a_group_starts_at_zero_or_at_a_vector_of_its_own(hidden: tuple[int, ...]) -> None:
+    for std in (0.0, 0.5):
+        model = make("by_time", hidden=hidden, bias_std=std)
+        for network in model.events.networks:
+            biases = [value for name, value in network.named_parameters() if "bias" in name]
+            assert all(not value.any() for value in biases[:-1])
+            assert biases[-1].std().item() == pytest.approx(std, rel=0.9)

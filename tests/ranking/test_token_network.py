@@ -343,6 +343,16 @@ def test_summary_of_compressed_events() -> None:
     assert (plain.rows[0].name, plain.num_events) == ("history", 6)
 
 
-@pytest.mark.parametrize("kind", ["per_field", "groups", "auto_split", "slices"])
-def test_a_tokens_own_vector_starts_where_it_is_asked_to(kind: str) -> None:
-    """At zero by default; with `bias_std` fields and events start apart, rare ids close to each."""
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("global_token", [False, True])
+def test_tokens_start_at_zero_or_at_vectors_of_their_own(kind: str, global_token: bool) -> None:
+    """What is read is small at the start; beside vectors of length it moves a token little."""
+    for std in (0.0, 0.5):
+        kinds = KINDS[kind] | {"bias_std": std, "global_token": global_token}
+        tokens = network(dim=64, tokens=kinds).build_tokens(SCHEMA)
+        with torch.no_grad():
+            x = tokens.fields(1e-4 * torch.randn(64, len(FIELDS), 4))[:, int(global_token) :]
+        assert x.std(0).max() < 1e-3  # between rows
+        spread = x.mean(0).flatten()
+        assert spread.mean().abs() < 0.1
+        assert spread.std() == pytest.approx(std, abs=0.1)
